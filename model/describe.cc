@@ -54,7 +54,24 @@ Json ValueToJson(const GgufValue& value) {
   return nullptr;
 }
 
-std::string Escaped(absl::string_view text) { return absl::StrCat("\"", absl::Utf8SafeCEscape(Head(text)), "\""); }
+// Readable UTF-8 stays; ASCII controls are escaped by Abseil, the C1 controls (U+0080 to U+009F, two bytes from 0xC2)
+// here.
+std::string EscapedText(absl::string_view text) {
+  std::string out;
+  const std::string safe = absl::Utf8SafeCEscape(text);
+  for (size_t i = 0; i < safe.size(); ++i) {
+    const auto next = static_cast<unsigned char>(i + 1 < safe.size() ? safe[i + 1] : '\0');
+    if (safe[i] == '\xC2' && next >= 0x80 && next < 0xA0) {
+      absl::StrAppendFormat(&out, "\\u%04x", next);
+      ++i;
+    } else {
+      out.push_back(safe[i]);
+    }
+  }
+  return out;
+}
+
+std::string Escaped(absl::string_view text) { return absl::StrCat("\"", EscapedText(Head(text)), "\""); }
 
 std::string ArrayToText(const GgufValue& value) {
   std::string out = absl::StrFormat("%d x %s [", value.array_size(), GgufTypeName(value.element_type));
@@ -125,15 +142,17 @@ std::string DescribeGguf(const Gguf& gguf, bool json) {
   for (const auto& [name, total] : totals) all_bytes += total.bytes;
 
   Json metadata = Json::object();
+  // Appended as they come: keys are unique, and a lookup per insertion would be quadratic in hostile files.
+  auto& entries = metadata.get_ref<Json::object_t&>();
   Json types = Json::object();
   std::string text = absl::StrFormat("GGUF version %d, alignment %d\n\nMetadata (%d keys)\n", gguf.version(),
                                      gguf.alignment(), gguf.keys().size());
   for (const std::string& key : gguf.keys()) {
     const GgufValue& value = *gguf.Find(key);
     if (json) {
-      metadata[key] = ValueToJson(value);
+      entries.emplace_back(key, ValueToJson(value));
     } else {
-      absl::StrAppend(&text, "  ", absl::Utf8SafeCEscape(Head(key)), " = ", ValueToText(value), "\n");
+      absl::StrAppend(&text, "  ", EscapedText(Head(key)), " = ", ValueToText(value), "\n");
     }
   }
   absl::StrAppendFormat(&text, "\nTensors (%d, %d bytes)\n", gguf.tensors().size(), all_bytes);

@@ -140,7 +140,11 @@ absl::Status ReadVocabSize(const Gguf& gguf, const ArchKeys& keys, ModelConfig* 
         absl::StrCat("tensor 'token_embd.weight' has ", rows, " rows; at most ", kMaxWidth, " are allowed"));
   }
   c->vocab_size = static_cast<int>(rows);
-  RETURN_IF_ERROR(keys.IntOr("vocab_size", rows, rows, rows).status());
+  ASSIGN_OR_RETURN(const int said, keys.IntOr("vocab_size", rows, 1, kMaxWidth));
+  if (said != c->vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat("GGUF: key '", keys.Name("vocab_size"), "' is ", said,
+                                                   ", but tensor 'token_embd.weight' has ", rows, " rows"));
+  }
   const GgufValue* tokens = gguf.Find("tokenizer.ggml.tokens");
   if (tokens != nullptr && static_cast<int64_t>(tokens->array_size()) != rows) {
     return absl::InvalidArgumentError(absl::StrCat("GGUF: key 'tokenizer.ggml.tokens' has ", tokens->array_size(),
@@ -157,7 +161,7 @@ absl::Status ReadShape(const Gguf& gguf, const ArchKeys& keys, ModelConfig* c) {
   RETURN_IF_ERROR(ReadHeads(keys, c));
   RETURN_IF_ERROR(ReadVocabSize(gguf, keys, c));
   RETURN_IF_ERROR(gguf.GetFloat(keys.Name("attention.layer_norm_rms_epsilon")).status());  // there is no usable default
-  ASSIGN_OR_RETURN(const double eps, keys.FloatOr("attention.layer_norm_rms_epsilon", 0.0, 0.0, 1.0));
+  ASSIGN_OR_RETURN(const double eps, keys.FloatOr("attention.layer_norm_rms_epsilon", 0.0, 1e-30, 1.0));
   c->rms_eps = static_cast<float>(eps);
   ASSIGN_OR_RETURN(const double scale, keys.FloatOr("attention.scale", 0.0, 0.0, 1e6));  // 0 stands for the default
   c->attn_scale = static_cast<float>(scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(c->head_dim)));
@@ -204,7 +208,13 @@ absl::Status ReadRope(const Gguf& gguf, const ArchKeys& keys, ModelConfig* c) {
                                                      "; a finite positive number is wanted"));
     }
     const double exponent = -2.0 * static_cast<double>(i) / c->rope_dims;
-    c->rope_inv_freq.push_back(std::pow(base, exponent) / factor / static_cast<double>(divisors[i]));
+    const double frequency = std::pow(base, exponent) / factor / static_cast<double>(divisors[i]);
+    if (!(std::isfinite(frequency) && frequency > 0.0)) {
+      return absl::InvalidArgumentError(absl::StrCat("GGUF: RoPE frequency ", i, " is ", frequency, " (base ", base,
+                                                     ", scaling factor ", factor,
+                                                     "); a finite positive number is wanted"));
+    }
+    c->rope_inv_freq.push_back(frequency);
   }
   return absl::OkStatus();
 }
