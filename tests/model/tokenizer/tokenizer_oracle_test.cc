@@ -101,7 +101,7 @@ TEST(SpmTokenizerTest, AnyTextMergesAsTheDefinitionSays) {
     // Few distinct scores, of both signs, so that ties and the order across zero are met.
     for (int i = 0; i < 40; ++i) {
       std::string text;
-      for (unsigned n = 1 + random() % 5; n > 0; --n) text += letters[random() % letters.size()];
+      for (auto n = 1 + random() % 5; n > 0; --n) text += letters[random() % letters.size()];
       v.tokens.push_back(text);
       v.types.push_back(TokenType::kNormal);
       v.scores.push_back(static_cast<float>(static_cast<int>(random() % 7) - 3) * 0.5f);
@@ -109,7 +109,7 @@ TEST(SpmTokenizerTest, AnyTextMergesAsTheDefinitionSays) {
     ASSERT_OK_AND_ASSIGN(const auto tokenizer, CreateTokenizer(v));
     for (int t = 0; t < 40; ++t) {
       std::string text;
-      for (unsigned n = random() % 60; n > 0; --n) text += letters[random() % letters.size()];
+      for (auto n = random() % 60; n > 0; --n) text += letters[random() % letters.size()];
       ASSERT_OK_AND_ASSIGN(const Ids ids, tokenizer->Encode(text, {}));
       ASSERT_EQ(ids, SlowSpm(v, text)) << text;
     }

@@ -131,7 +131,7 @@ TEST(TokenizerTest, AnySegmentationOfTrustedTextEncodesLikeTheWhole) {
     const auto tokenizer = Make(vocabulary);
     for (int round = 0; round < 300; ++round) {
       std::string text;
-      for (unsigned i = random() % 12; i > 0; --i) text += units[random() % units.size()];
+      for (auto i = random() % 12; i > 0; --i) text += units[random() % units.size()];
       std::vector<TextSegment> segments;
       for (size_t at = 0; at < text.size();) {
         const size_t length = 1 + random() % 7;
