@@ -4,9 +4,9 @@
 // they are, column by column.
 //
 // Bytes of a group: its tiles in column order. Bytes of a tile: scales [8] (twice [8] with 16-column scales), minima
-// likewise where the kind has them, then codes. 8-bit codes: vector i (32 bytes) holds columns 4i…4i+3 of row r at bytes
-// 4r…4r+3. 4-bit codes: vector j (32 bytes) holds vector j of the 8-bit order in its low nibbles and vector j + 4 in its
-// high nibbles. Float kinds: [column][8 rows]. Rows beyond the matrix are zero.
+// likewise where the kind has them, then codes. 8-bit codes: vector i (32 bytes) holds columns 4i…4i+3 of row r at
+// bytes 4r…4r+3. 4-bit codes: vector j (32 bytes) holds vector j of the 8-bit order in its low nibbles and vector j + 4
+// in its high nibbles. Float kinds: [column][8 rows]. Rows beyond the matrix are zero.
 //
 // Thread-safety: plain values.  Owns nothing: the bytes are the arena's of the CpuOps that packed it.
 // Errors: CHECK on shapes that contradict each other.  Source: ours.

@@ -54,8 +54,7 @@ CodeGroup UnpackQ2K(const uint8_t* b, int index) {
 CodeGroup UnpackQ3K(const uint8_t* b, int index) {
   CodeGroup g;
   const uint8_t* qs = b + 32 + 32 * (index / 4);
-  SetCodes(&g,
-           [&](int i) { return ((qs[i] >> (2 * (index % 4))) & 3) - (((b[i] >> index) & 1) != 0 ? 0 : 4); });
+  SetCodes(&g, [&](int i) { return ((qs[i] >> (2 * (index % 4))) & 3) - (((b[i] >> index) & 1) != 0 ? 0 : 4); });
   for (int h = 0; h < 2; ++h) {
     g.scale[h] = LoadHalf(b + 108) * static_cast<float>(Q3Scale(b + 96, 2 * index + h));
     g.min[h] = 0.0f;
@@ -69,9 +68,8 @@ CodeGroup UnpackQ6K(const uint8_t* b, int index) {
   const int quarter = index % 4;
   const uint8_t* ql = b + 64 * half + 32 * (quarter % 2);
   const uint8_t* qh = b + 128 + 32 * half;
-  SetCodes(&g, [&](int i) {
-    return (((ql[i] >> (4 * (quarter / 2))) & 15) | (((qh[i] >> (2 * quarter)) & 3) << 4)) - 32;
-  });
+  SetCodes(&g,
+           [&](int i) { return (((ql[i] >> (4 * (quarter / 2))) & 15) | (((qh[i] >> (2 * quarter)) & 3) << 4)) - 32; });
   for (int h = 0; h < 2; ++h) {
     g.scale[h] = LoadHalf(b + 208) * static_cast<float>(static_cast<int8_t>(b[192 + 2 * index + h]));
     g.min[h] = 0.0f;

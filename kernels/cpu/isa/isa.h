@@ -1,6 +1,6 @@
-// Which instruction set family the CPU kernels use: chosen once at start, the best that the processor has, or the one that
-// the environment variable DUNLIN_ISA names (so one machine can test them all).
-// Thread-safety: pure functions.  Errors: SelectIsa returns nullopt and says which names are allowed.  Source: ours.
+// Which instruction set family the CPU kernels use: chosen once at start, the best that the processor has, or the one
+// that the environment variable DUNLIN_ISA names (so one machine can test them all). Thread-safety: pure functions.
+// Errors: SelectIsa returns nullopt and says which names are allowed.  Source: ours.
 #ifndef DUNLIN_KERNELS_CPU_ISA_ISA_H_
 #define DUNLIN_KERNELS_CPU_ISA_ISA_H_
 
