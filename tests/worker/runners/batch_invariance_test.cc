@@ -162,7 +162,7 @@ TEST_P(BatchInvarianceTest, SequencesOfTheDefaultModel) {
   const bool slow = GetParam().isa == nullptr || GetParam().isa == std::string("scalar");
   const auto runner = Open(path, 512);
   if (runner == nullptr) GTEST_SKIP() << "this processor has no " << GetParam().isa;
-  ExpectInvariant(runner.get(), RandomPrompts(slow ? 4 : 32, slow ? 40 : 200, runner->info().vocab_size, 3),
+  ExpectInvariant(runner.get(), RandomPrompts(slow ? 4 : 12, slow ? 30 : 120, runner->info().vocab_size, 3),
                   slow ? 2 : 8, 4);
 }
 
