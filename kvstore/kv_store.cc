@@ -37,7 +37,7 @@ class PrivatePagesStore final : public KvStore {
 
   ReserveOutcome Reserve(SequenceId seq, int32_t num_tokens) override {
     CHECK_GE(num_tokens, 0);
-    PageTable& table = Find(seq)->table;
+    kv::PageTable& table = Find(seq)->table;
     const int32_t pages = num_tokens / options_.page_tokens + (num_tokens % options_.page_tokens != 0 ? 1 : 0);
     CHECK_LE(pages, options_.max_pages_per_sequence);
     if (pages <= table.size()) return ReserveOutcome::kGranted;
