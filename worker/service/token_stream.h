@@ -89,6 +89,7 @@ class TokenStream {
   Mutex mu_;
   StreamUpdate pending_ ABSL_GUARDED_BY(mu_);
   bool notified_ ABSL_GUARDED_BY(mu_) = false;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace dunlin::worker
