@@ -45,7 +45,8 @@ std::unique_ptr<WorkerMetrics> MakeMetrics(const Clock* clock) {
 // name{labels} -> value, of every sample.
 std::map<std::string, double> Samples(const std::string& text) {
   std::map<std::string, double> out;
-  for (const std::string line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+  for (const absl::string_view view : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    const std::string line(view);
     if (line[0] == '#') continue;
     const size_t space = line.rfind(' ');
     double value = -1;
@@ -133,7 +134,8 @@ TEST(WorkerMetrics, TheTextIsCleanByPromtoolsRules) {
   const std::regex name_rule("[a-z][a-z0-9_]*");
   std::set<std::string> helped;
   std::map<std::string, std::string> types;
-  for (const std::string line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+  for (const absl::string_view view : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
+    const std::string line(view);
     const std::vector<std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 3));
     if (words[1] == "HELP") {
       ASSERT_EQ(words.size(), 4u) << "help text: " << line;
