@@ -1,6 +1,7 @@
 // Renders a model's chat template: an interpreter for the Jinja subset that real templates use, in a sandbox.
 // Thread-safety: const-safe once compiled.  Owns: the syntax tree.
-// Errors: Compile: kInvalidArgument with line and what was found; kUnimplemented for a construct outside the subset.
+// Errors: Compile: kInvalidArgument with line and what was found; kUnimplemented for a construct outside the subset;
+// kResourceExhausted for syntax nested deeper than max_depth.
 // Render: kInvalidArgument with exactly the text that the template gave to raise_exception (RaisedByTemplate tells), or with
 // "line N: " and the runtime error (undefined value used, wrong type, ...); kUnimplemented for a method outside the subset;
 // kResourceExhausted when a budget (steps, output bytes, depth) runs out, naming it. No error leaves a partial prompt.

@@ -155,7 +155,9 @@ absl::StatusOr<Value> Round(Env&, const Value& v, const CallArgs& args) {
   if (method == "common") {
     if (!v.is_integer()) return Value::Float(RoundDecimal(v.number(), digits));
     if (digits >= 0) return Value::Int(v.integer());
-    return Value::Int(static_cast<int64_t>(RoundDecimal(v.number(), digits)));
+    const double rounded = RoundDecimal(v.number(), digits);
+    if (!(std::abs(rounded) < 9.2e18)) return Invalid("an integer result does not fit in 64 bits");
+    return Value::Int(static_cast<int64_t>(rounded));
   }
   if (method != "ceil" && method != "floor") return Invalid("method must be common, ceil or floor");
   const double scale = std::pow(10.0, digits);
