@@ -22,6 +22,8 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecFor(const Stmt& stmt, std::sh
   const Value loop_value = Value::Object(Type::kLoop, std::move(heap));
   if (stmt.condition == nullptr) loop.items.swap(loop.source);
   const std::shared_ptr<Scope> outer = std::exchange(scope_, nullptr);
+  // As in Jinja, `else` runs unless some pass reached the end of the body: one left by break or continue does not count.
+  bool completed = false;
   const auto run = [&]() -> absl::StatusOr<Flow> {
     for (loop.index0 = 0;; ++loop.index0) {
       RETURN_IF_ERROR(FillLoop(loop, loop.index0 + 1));
@@ -30,10 +32,11 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecFor(const Stmt& stmt, std::sh
       scope_->variables.emplace(kLoopName, loop_value);
       RETURN_IF_ERROR(Assign(*stmt.target, loop.items[loop.index0]));
       ASSIGN_OR_RETURN(const Flow flow, Exec(stmt.body));
-      if (flow == Flow::kBreak) return Flow::kNormal;
+      if (flow == Flow::kBreak) break;
+      completed = completed || flow == Flow::kNormal;
     }
-    if (loop.items.empty()) return ExecIn(std::make_shared<Scope>(Scope{scope, {}}), stmt.else_body);
-    return Flow::kNormal;
+    if (completed) return Flow::kNormal;
+    return ExecIn(std::make_shared<Scope>(Scope{scope, {}}), stmt.else_body);
   };
   absl::StatusOr<Flow> flow = run();
   scope_ = outer;

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/charconv.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/status_macros.h"
@@ -78,8 +77,7 @@ bool ParseFloat(absl::string_view text, double* out) {
   if (absl::ConsumePrefix(&s, "+") && (s.empty() || s[0] == '-' || s[0] == '+')) return false;
   const std::string word = absl::AsciiStrToLower(absl::StripPrefix(s, "-"));
   if (word.find_first_of("(x") != std::string::npos) return false;  // nan(...) and hexadecimal are C's, not Python's
-  const auto result = absl::from_chars(s.data(), s.data() + s.size(), *out);
-  return result.ptr == s.data() + s.size() && !s.empty() && result.ec != std::errc::invalid_argument;
+  return ReadDouble(s, out);
 }
 
 // int(number): towards zero; false for infinities and NaN. Beyond 64 bits the value is refused, not rounded.
@@ -138,7 +136,7 @@ double RoundDecimal(double d, int digits) {
     return std::string(buffer, end);
   }();
   double out = 0;
-  absl::from_chars(text.data(), text.data() + text.size(), out);
+  ReadDouble(text, &out);
   return out;
 }
 

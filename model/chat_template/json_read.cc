@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/charconv.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/chat_template/pystr.h"
@@ -189,7 +188,7 @@ class Reader {
     const std::string digits(text_.substr(begin, at_ - begin));
     if (!whole) {
       double number = 0;
-      absl::from_chars(digits.data(), digits.data() + digits.size(), number);  // out of range: infinite or 0, as Python
+      jinja::ReadDouble(digits, &number);
       return Value::Float(number);
     }
     int64_t value = 0;

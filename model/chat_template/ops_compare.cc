@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <string>
 
-#include "absl/strings/charconv.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/chat_template/ops.h"
@@ -29,7 +28,7 @@ int CompareNumbers(const Value& a, const Value& b) {
   if (a.is(Type::kBigInt)) {
     if (b.is(Type::kFloat)) {
       double approximate = 0;
-      absl::from_chars(a.digits().data(), a.digits().data() + a.digits().size(), approximate);
+      ReadDouble(a.digits(), &approximate);
       return sign(approximate, b.number());
     }
     return is_negative(a) ? -1 : 1;

@@ -5,10 +5,10 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/charconv.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "model/chat_template/parser.h"
+#include "model/chat_template/pystr.h"
 
 namespace dunlin::model::jinja {
 
@@ -231,7 +231,7 @@ absl::StatusOr<ExprPtr> Parser::ParseNumber() {
   const std::string& text = token.text;
   if (token.kind == TokenKind::kFloat) {
     double number = 0;
-    absl::from_chars(text.data(), text.data() + text.size(), number);
+    ReadDouble(text, &number);
     expr->constant = Value::Float(number);
     return expr;
   }

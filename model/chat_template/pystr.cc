@@ -4,8 +4,10 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <system_error>
 #include <vector>
 
+#include "absl/strings/charconv.h"
 #include "absl/strings/str_cat.h"
 #include "model/chat_template/unicode_tables.h"
 
@@ -131,6 +133,14 @@ size_t FindText(absl::string_view haystack, absl::string_view needle, size_t fro
     if (k == needle.size()) return i + 1 - k;
   }
   return absl::string_view::npos;
+}
+
+bool ReadDouble(absl::string_view s, double* out) {
+  const absl::from_chars_result result = absl::from_chars(s.data(), s.data() + s.size(), *out);
+  if (s.empty() || result.ptr != s.data() + s.size() || result.ec == std::errc::invalid_argument) return false;
+  // Abseil gives the largest double when the number is too large, and about 0 when it is too small.
+  if (result.ec == std::errc::result_out_of_range && std::abs(*out) > 1) *out = std::copysign(HUGE_VAL, *out);
+  return true;
 }
 
 std::string FloatRepr(double d) {

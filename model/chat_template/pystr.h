@@ -48,6 +48,9 @@ Mapped ToLower(uint32_t c);
 // First position >= from where needle occurs, npos when none. Linear time whatever the texts are.
 size_t FindText(absl::string_view haystack, absl::string_view needle, size_t from);
 
+// A decimal number that fills `s`; too large ones become infinite, as in Python. False when `s` is not a number.
+bool ReadDouble(absl::string_view s, double* out);
+
 // repr(float): the shortest digits that read back the same; "inf", "-inf", "nan".
 std::string FloatRepr(double d);
 
