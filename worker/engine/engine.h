@@ -1,0 +1,123 @@
+// The engine of one worker: takes sequences, schedules steps, runs them, streams tokens. One thread owns every
+// sequence, the scheduler and the KV bookkeeping; nothing inside takes a lock. Thread-safety: Submit, Wake, Stop, Flush
+// and Snapshot from any thread; the rest is private to the engine thread. Owns: the KV store, the scheduler, its
+// thread.  Borrows: the runner and the clock. Errors (Submit): kResourceExhausted when the inbox is full, kOutOfRange
+// when the prompt cannot fit, kInvalidArgument for ids outside the vocabulary, kUnavailable once stopping. Contract in
+// prose: worker/engine/CONTRACT.md.
+#ifndef DUNLIN_WORKER_ENGINE_ENGINE_H_
+#define DUNLIN_WORKER_ENGINE_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "kernels/sampling.h"
+#include "worker/model_runner.h"
+#include "worker/service/token_stream.h"
+
+namespace dunlin::worker {
+
+// Sampling as the client asked, with every default filled in.
+struct SamplingSpec {
+  float temperature = 1.0f;
+  float top_p = 1.0f;
+  int32_t top_k = 0;
+  float min_p = 0.0f;
+  float typical_p = 1.0f;
+  float presence_penalty = 0.0f;
+  float frequency_penalty = 0.0f;
+  float repetition_penalty = 1.0f;
+  int32_t penalty_last_n = -1;  // -1 = the whole sequence
+  uint64_t seed = 0;
+  std::vector<kernels::TokenBias> logit_bias;
+  std::vector<int32_t> allowed_tokens;
+  std::vector<int32_t> banned_tokens;
+};
+
+struct NewSequence {
+  std::string request_id;
+  std::vector<int32_t> prompt;  // >= 1 token
+  SamplingSpec sampling;
+  int32_t max_tokens = 0;            // >= 0; 0 only with prompt logprobs
+  int32_t min_tokens = 0;            // end-of-generation tokens are banned before this many
+  std::vector<int32_t> stop_tokens;  // the client's
+  bool ignore_eos = false;
+  int32_t num_logprobs = -1;  // as SampleParams::num_top
+  int32_t num_prompt_logprobs = -1;
+  absl::Time deadline = absl::InfiniteFuture();        // gRPC deadline: ends with DEADLINE_EXCEEDED
+  absl::Duration max_time = absl::InfiniteDuration();  // ends with kMaxTime and status OK
+  std::string cache_namespace;
+  bool cache_read = true;
+  bool cache_write = true;
+  std::shared_ptr<TokenStream> stream;  // never null
+};
+
+struct EngineOptions {
+  int max_num_seqs = 64;
+  int max_num_batched_tokens = 256;
+  int inbox_capacity = 1024;
+  std::vector<int32_t> end_of_generation;  // ascending token ids
+  size_t max_unread_bytes = 1 << 20;       // a slower reader pauses its own sequence
+  absl::Duration reader_stall_limit = absl::Seconds(30);
+};
+
+// A consistent picture, taken between steps.
+struct EngineStats {
+  int32_t running = 0;
+  int32_t waiting = 0;
+  int32_t blank_pages = 0, held_pages = 0, cached_pages = 0, quarantine_pages = 0, total_pages = 0;
+  uint64_t steps = 0;
+  uint64_t prompt_tokens = 0, generated_tokens = 0;
+  uint64_t preemptions = 0;
+  uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
+  uint64_t evictions = 0;
+  uint64_t kv_saturated_values = 0;
+  double decode_tokens_per_second = 0;  // over the last second or so
+  bool lost_device = false;
+};
+
+// What the metrics hear, on the engine thread; must not block. All durations are of one event.
+class EngineObserver {
+ public:
+  virtual ~EngineObserver() = default;
+  virtual void OnStep(int prefill_rows, int decode_rows, const StepResult& result, absl::Duration wall) = 0;
+  virtual void OnScheduled(absl::Duration queue_time) = 0;
+  virtual void OnFirstToken(absl::Duration ttft) = 0;
+  virtual void OnInterTokenLatency(absl::Duration itl) = 0;
+  virtual void OnCancelToFree(absl::Duration cancel_to_free) = 0;
+};
+
+class Engine {
+ public:
+  // Starts the thread. runner, clock and observer (may be nullptr) must outlive the engine.
+  static absl::StatusOr<std::unique_ptr<Engine>> Create(const EngineOptions& options, ModelRunner* runner,
+                                                        const Clock* clock, EngineObserver* observer);
+  // Fails every open sequence with UNAVAILABLE and joins the thread.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  absl::Status Submit(NewSequence sequence);
+  // Makes the engine look at cancellations and deadlines now, also when it is idle. Call after TokenStream::Cancel.
+  void Wake();
+  // Drops every cached, unreferenced page; returns how many. Blocks until the engine thread did it.
+  int32_t FlushCache();
+  EngineStats Snapshot() const;
+  // No new sequence is taken from now on; open ones go on.
+  void StopAdmission();
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace dunlin::worker
+
+#endif  // DUNLIN_WORKER_ENGINE_ENGINE_H_

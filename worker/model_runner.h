@@ -1,0 +1,81 @@
+// The backend seam: one virtual call per step. Everything above (engine, scheduler, kvstore) is the same for every
+// device and for the fake model of the tests. Thread-safety: engine thread only.  Owns (implementations): weights, page
+// memory, all scratch; nothing allocates after the first steps of each size. Errors of Step: a non-OK status means the
+// device is lost (UNAVAILABLE): no result may be used, the engine fails its sequences.
+#ifndef DUNLIN_WORKER_MODEL_RUNNER_H_
+#define DUNLIN_WORKER_MODEL_RUNNER_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "kernels/ops.h"
+#include "kernels/sampling.h"
+
+namespace dunlin::worker {
+
+// One step's work as flat arrays, built by the engine, reused from step to step.
+struct StepBatch {
+  std::vector<int32_t> token_ids;                    // [num_rows]
+  std::vector<int32_t> positions;                    // [num_rows]
+  std::vector<kernels::SequenceSlice> sequences;     // page pointers point into page_ids
+  std::vector<int32_t> page_ids;                     // page tables, one after another
+  std::vector<int32_t> output_rows;                  // [num_outputs] rows whose logits are wanted, ascending
+  std::vector<kernels::SampleParams> sample_params;  // [num_outputs]; spans point into memory the engine owns
+  int32_t num_prefill_rows = 0;                      // of num_rows; for the phase of the metrics
+  int32_t num_rows() const { return static_cast<int32_t>(token_ids.size()); }
+  kernels::BatchView view() const { return {num_rows(), token_ids.data(), positions.data(), sequences}; }
+  void Clear() {
+    token_ids.clear();
+    positions.clear();
+    sequences.clear();
+    page_ids.clear();
+    output_rows.clear();
+    sample_params.clear();
+    num_prefill_rows = 0;
+  }
+};
+
+struct StepResult {
+  std::vector<kernels::SampleResult> outputs;  // [num_outputs]
+  kernels::Traffic traffic;                    // what the step moved
+  absl::Duration device_time;                  // of the step
+  int64_t kv_saturated_values = 0;
+};
+
+struct PageCopy {
+  int32_t from;
+  int32_t to;
+};
+
+// What the engine and the metrics must know of a runner.
+struct RunnerInfo {
+  std::string device;  // "cpu", "cuda:0", "fake"
+  std::string isa;     // "avx2", "scalar", ...
+  int vocab_size = 0;
+  int max_model_len = 0;  // tokens of one sequence
+  int page_tokens = 0;
+  int32_t num_pages = 0;
+  uint64_t page_bytes = 0;
+  int max_rows = 0;  // rows of one step
+  int threads = 0;
+  uint64_t weight_bytes = 0;                   // packed
+  double peak_bandwidth_bytes_per_second = 0;  // measured at start; 0 = not measured
+};
+
+class ModelRunner {
+ public:
+  virtual ~ModelRunner() = default;
+  virtual const RunnerInfo& info() const = 0;
+  // Runs the batch: appends K/V of every row, computes the outputs. result is overwritten.
+  virtual absl::Status Step(const StepBatch& batch, StepResult* result) = 0;
+  // Copies whole pages; done before the next Step.
+  virtual absl::Status CopyPages(std::span<const PageCopy> copies) = 0;
+};
+
+}  // namespace dunlin::worker
+
+#endif  // DUNLIN_WORKER_MODEL_RUNNER_H_
