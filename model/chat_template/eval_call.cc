@@ -42,6 +42,7 @@ absl::StatusOr<CallArgs> Interpreter::EvalArguments(const Arguments& arguments) 
       if (!key.is_string()) return Invalid("keywords must be strings");
       RETURN_IF_ERROR(env_.SpendBytes(key.text().size()));
       out.keyword.emplace_back(key.text().bytes(), value);
+      out.input_names = out.input_names || key.text().has_input();
     }
   }
   return out;
@@ -109,6 +110,7 @@ absl::Status Interpreter::BindMacro(const MacroHeap& heap, const CallArgs& args,
     return Invalid(absl::StrCat("macro '", macro.name, "' takes not more than ", expected, " argument(s)"));
   }
   CallArgs rest;
+  rest.input_names = args.input_names;
   bool caller_given = false;
   for (const auto& [name, value] : args.keyword) {
     const auto it = std::find_if(macro.parameters.begin(), macro.parameters.end(),
@@ -158,7 +160,7 @@ absl::Status Interpreter::FillDict(absl::string_view callee, const CallArgs& arg
       RETURN_IF_ERROR(set(parts[0], parts[1]));
     }
   }
-  for (const auto& [name, value] : args.keyword) RETURN_IF_ERROR(set(Value::String(name), value));
+  for (const auto& [name, value] : args.keyword) RETURN_IF_ERROR(set(args.NameValue(name), value));
   return out->depth() > env_.limits().max_depth ? env_.TooDeep("values") : absl::OkStatus();
 }
 

@@ -50,9 +50,8 @@ absl::StatusOr<Value> Yield(std::vector<Value> items, absl::Status failure) {
 absl::StatusOr<CallArgs> Rest(const CallArgs& args, size_t name_at, absl::string_view what, std::string* name) {
   if (!args.positional[name_at].is_string()) return Invalid(absl::StrCat("the ", what, " name must be a string"));
   *name = args.positional[name_at].text().bytes();
-  CallArgs rest;
-  rest.positional.assign(args.positional.begin() + static_cast<ptrdiff_t>(name_at) + 1, args.positional.end());
-  rest.keyword = args.keyword;
+  CallArgs rest = args;
+  rest.positional.erase(rest.positional.begin(), rest.positional.begin() + static_cast<ptrdiff_t>(name_at) + 1);
   return rest;
 }
 

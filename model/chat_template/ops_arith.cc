@@ -101,8 +101,9 @@ absl::StatusOr<Value> FloatArithmetic(Op op, double a, double b) {
 absl::StatusOr<Value> RepeatValue(Env& env, const Value& v, int64_t count) {
   const size_t times = count > 0 ? static_cast<size_t>(count) : 0;
   if (v.is_string()) {
+    if (!v.text().empty() && times > env.limits().max_output_bytes / v.text().size()) return env.TooManyBytes();
     TextBuilder out(env);
-    RETURN_IF_ERROR(env.Spend(times / 16));
+    if (!v.text().empty()) RETURN_IF_ERROR(env.Spend(times / 16));
     out.Repeat(v.text(), times);
     return out.Finish();
   }

@@ -73,6 +73,12 @@ TEST_P(PublishedTemplates, RenderAsTheReferenceEngineDoes) {
     } else {
       ASSERT_OK(result);
       EXPECT_EQ(result->text, TextOf(one_case, "expected"));
+      std::string joined;
+      for (const TextSegment& segment : result->segments) {
+        EXPECT_FALSE(segment.text.empty());
+        joined += segment.text;
+      }
+      EXPECT_EQ(joined, result->text);
       ++rendered;
     }
   }
