@@ -101,8 +101,8 @@ int32_t Draw(const SampleParams& params, const std::vector<double>& logits) {
   const double max = *std::max_element(logits.begin(), logits.end());
   std::vector<Candidate> candidates;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] == kNegativeInfinity) continue;
-    candidates.push_back({static_cast<int32_t>(i), std::exp((logits[i] - max) / temperature)});
+    const double p = std::exp((logits[i] - max) / temperature);
+    if (p > 0.0) candidates.push_back({static_cast<int32_t>(i), p});
   }
   std::sort(candidates.begin(), candidates.end(), MoreLikely);
   if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates.size()) {
@@ -137,8 +137,9 @@ int32_t Draw(const SampleParams& params, const std::vector<double>& logits) {
 void SampleReference(const float* logits, int vocab, const SampleParams& params, SampleResult* result) {
   CHECK_GE(vocab, 1);
   std::vector<double> raw(static_cast<size_t>(vocab));
+  constexpr float kLargest = std::numeric_limits<float>::max();
   for (size_t i = 0; i < raw.size(); ++i) {
-    raw[i] = std::isnan(logits[i]) ? kNegativeInfinity : static_cast<double>(logits[i]);
+    raw[i] = static_cast<double>(std::isnan(logits[i]) ? -kLargest : std::clamp(logits[i], -kLargest, kLargest));
   }
   result->logprob = 0.0f;
   result->rank = 0;
@@ -162,20 +163,23 @@ void SampleReference(const float* logits, int vocab, const SampleParams& params,
   if (params.num_top >= 0) Describe(raw, result->token, params.num_top, result);
 }
 
-uint64_t RandomBits(uint64_t seed, uint64_t position) {
-  // Philox4x32-10 (Salmon et al., SC'11): counter = (position, 0), key = seed.
-  uint32_t c[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53} * c[0];
-    const uint64_t p1 = uint64_t{0xCD9E8D57} * c[2];
-    const uint32_t next[4] = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(p1),
-                              static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(p0)};
-    std::copy(next, next + 4, c);
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
+    const uint64_t p0 = uint64_t{0xD2511F53} * counter[0];
+    const uint64_t p1 = uint64_t{0xCD9E8D57} * counter[2];
+    counter = {static_cast<uint32_t>(p1 >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(p1),
+               static_cast<uint32_t>(p0 >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(p0)};
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
   }
-  return (uint64_t{c[1]} << 32) | c[0];
+  return counter;
+}
+
+uint64_t RandomBits(uint64_t seed, uint64_t position) {
+  const std::array<uint32_t, 4> words =
+      Philox({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0},
+             {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return (uint64_t{words[1]} << 32) | words[0];
 }
 
 double RandomUniform(uint64_t seed, uint64_t position) {
