@@ -32,10 +32,10 @@ void Renormalise(std::vector<Candidate>* candidates) {
 void Describe(const std::vector<double>& logits, int32_t token, int num_top, SampleResult* result) {
   const double max = *std::max_element(logits.begin(), logits.end());
   double sum = 0.0;
-  for (const double l : logits) sum += std::exp(l - max);
-  const double log_sum = max + std::log(sum);
+  for (const double l : logits) sum += l == max ? 1.0 : std::exp(l - max);
   const double own = logits[static_cast<size_t>(token)];
-  result->logprob = static_cast<float>(own - log_sum);
+  const auto logprob = [max, sum](double l) { return static_cast<float>((l == max ? 0.0 : l - max) - std::log(sum)); };
+  result->logprob = logprob(own);
   int32_t rank = 1;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] > own || (logits[i] == own && static_cast<int32_t>(i) < token)) ++rank;
@@ -51,7 +51,7 @@ void Describe(const std::vector<double>& logits, int32_t token, int num_top, Sam
                     });
   for (size_t i = 0; i < n; ++i) {
     result->top_ids.push_back(order[i]);
-    result->top_logprobs.push_back(static_cast<float>(logits[static_cast<size_t>(order[i])] - log_sum));
+    result->top_logprobs.push_back(logprob(logits[static_cast<size_t>(order[i])]));
   }
 }
 
@@ -137,9 +137,8 @@ int32_t Draw(const SampleParams& params, const std::vector<double>& logits) {
 void SampleReference(const float* logits, int vocab, const SampleParams& params, SampleResult* result) {
   CHECK_GE(vocab, 1);
   std::vector<double> raw(static_cast<size_t>(vocab));
-  constexpr float kLargest = std::numeric_limits<float>::max();
   for (size_t i = 0; i < raw.size(); ++i) {
-    raw[i] = static_cast<double>(std::isnan(logits[i]) ? -kLargest : std::clamp(logits[i], -kLargest, kLargest));
+    raw[i] = std::isnan(logits[i]) ? kNegativeInfinity : static_cast<double>(logits[i]);
   }
   result->logprob = 0.0f;
   result->rank = 0;
@@ -154,7 +153,7 @@ void SampleReference(const float* logits, int vocab, const SampleParams& params,
     const auto best = std::max_element(adjusted.begin(), adjusted.end());
     if (*best == kNegativeInfinity) {
       result->token = static_cast<int32_t>(std::max_element(raw.begin(), raw.end()) - raw.begin());
-    } else if (params.temperature == 0.0f) {
+    } else if (params.temperature == 0.0f || std::isinf(*best)) {
       result->token = static_cast<int32_t>(best - adjusted.begin());
     } else {
       result->token = Draw(params, adjusted);

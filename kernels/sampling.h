@@ -54,8 +54,8 @@ struct SampleResult {
 
 // The sample op in plain code, in double: the definition that every backend's fast version is tested against.
 // logits: [vocab]; result is overwritten. CHECK-fails when vocab < 1 or an id is outside the vocabulary. If every token
-// is banned the most likely raw token wins. A broken model must not break the sampler: infinite logits count as the
-// largest finite float of their sign, NaN as the smallest.
+// is banned the most likely raw token wins. A broken model does not break the sampler: NaN counts as -infinity, and
+// +infinity wins without a draw.
 void SampleReference(const float* logits, int vocab, const SampleParams& params, SampleResult* result);
 
 // Philox4x32-10, a counter-based generator (Salmon et al., SC'11).
