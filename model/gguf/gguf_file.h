@@ -1,9 +1,9 @@
 // What a GGUF file (v2, v3) says: metadata by key, tensors by name. Parse(data, size) knows no files; Open maps one.
-// Thread-safety: const-safe once constructed.  Owns: the parsed tables; GgufFile also the mapping. Tensor data and strings are
-// views into the bytes, which must outlive the views.
-// Errors: kInvalidArgument naming the key or tensor, its value and the limit; kUnimplemented for a version, byte order or
-// tensor type this build cannot read; kNotFound / kPermissionDenied from Open. Hostile bytes never crash or over-allocate.
-// Source: ggml docs/gguf.md; the checks are those of its reference reader.
+// Thread-safety: const-safe once constructed.  Owns: the parsed tables; GgufFile also the mapping. Tensor data and
+// strings are views into the bytes, which must outlive the views. Errors: kInvalidArgument naming the key or tensor,
+// its value and the limit; kUnimplemented for a version, byte order or tensor type this build cannot read; kNotFound /
+// kPermissionDenied from Open. Hostile bytes never crash or over-allocate. Source: ggml docs/gguf.md; the checks are
+// those of its reference reader.
 #ifndef DUNLIN_MODEL_GGUF_GGUF_FILE_H_
 #define DUNLIN_MODEL_GGUF_GGUF_FILE_H_
 
@@ -26,18 +26,29 @@ namespace dunlin::model {
 
 // GGUF's value types, with the ids of the format.
 enum class GgufType : int32_t {
-  kU8 = 0, kI8 = 1, kU16 = 2, kI16 = 3, kU32 = 4, kI32 = 5, kF32 = 6, kBool = 7, kString = 8, kArray = 9,
-  kU64 = 10, kI64 = 11, kF64 = 12,
+  kU8 = 0,
+  kI8 = 1,
+  kU16 = 2,
+  kI16 = 3,
+  kU32 = 4,
+  kI32 = 5,
+  kF32 = 6,
+  kBool = 7,
+  kString = 8,
+  kArray = 9,
+  kU64 = 10,
+  kI64 = 11,
+  kF64 = 12,
 };
 
 // One metadata value. Numbers keep their exact value: integers of every width as int64 or uint64, floats as double.
 struct GgufValue {
-  GgufType type;                                     // kArray for arrays
-  GgufType element_type;                             // arrays only
+  GgufType type;          // kArray for arrays
+  GgufType element_type;  // arrays only
   std::variant<std::monostate, bool, int64_t, uint64_t, double, absl::string_view> scalar;
-  std::vector<absl::string_view> strings;            // array of strings
-  std::vector<double> floats;                        // array of f32/f64
-  std::vector<int64_t> integers;                     // array of any integer or bool type
+  std::vector<absl::string_view> strings;  // array of strings
+  std::vector<double> floats;              // array of f32/f64
+  std::vector<int64_t> integers;           // array of any integer or bool type
   size_t array_size() const;
 };
 
@@ -48,13 +59,14 @@ struct GgufTensor {
   std::vector<int64_t> dims;      // 1..4 entries, each >= 1
   std::span<const uint8_t> data;  // exactly the tensor's bytes
   int64_t num_elements() const;
-  int64_t cols() const;           // dims[0]
-  int64_t rows() const;           // num_elements() / cols()
+  int64_t cols() const;  // dims[0]
+  int64_t rows() const;  // num_elements() / cols()
 };
 
 class Gguf {
  public:
-  // Parses `bytes`, which must outlive the result. `bytes` may be unaligned. With vocabulary_only files (no tensors) allowed.
+  // Parses `bytes`, which must outlive the result. `bytes` may be unaligned. With vocabulary_only files (no tensors)
+  // allowed.
   static absl::StatusOr<Gguf> Parse(std::span<const uint8_t> bytes);
 
   int version() const { return version_; }
@@ -63,8 +75,8 @@ class Gguf {
   // Keys in file order.
   const std::vector<std::string>& keys() const { return keys_; }
   const GgufValue* Find(absl::string_view key) const;  // nullptr when absent
-  // Typed access. Integer keys accept any integer type of the file. Absent: kNotFound naming the key; wrong type or out of
-  // range: kInvalidArgument naming the key, its type and what is wanted.
+  // Typed access. Integer keys accept any integer type of the file. Absent: kNotFound naming the key; wrong type or out
+  // of range: kInvalidArgument naming the key, its type and what is wanted.
   absl::StatusOr<int64_t> GetInt(absl::string_view key, int64_t min, int64_t max) const;
   absl::StatusOr<double> GetFloat(absl::string_view key) const;
   absl::StatusOr<bool> GetBool(absl::string_view key) const;
