@@ -1,0 +1,51 @@
+"""50 concurrent streams over one connection for a minute, from ghz: no error, and nothing left behind."""
+import json
+import subprocess
+import unittest
+
+import harness
+from harness import chat, text_of, wait_until
+
+SECONDS = 60
+
+
+class LoadTest(unittest.TestCase):
+    def test_50_streams_over_one_connection_for_a_minute(self):
+        harness.need_model(self)
+        tool = harness.ghz()
+        with harness.Server("--max-num-seqs=64") as server:
+            request = {"chat": {"messages": [{"role": "user", "content": "Name three rivers of Europe. {{.RequestNumber}}"}]},
+                       "sampling": {"temperature": 0}, "stopping": {"max_tokens": 16, "ignore_eos": True}}
+
+            def load(seconds):
+                done = subprocess.run(
+                    [tool, "--insecure", "--proto", str(harness.ROOT / "proto/dunlin/v1/inference.proto"),
+                     "--import-paths", str(harness.ROOT / "proto"), "--call", "dunlin.v1.InferenceService.Generate",
+                     "--connections", "1", "--concurrency", "50", "--duration", f"{seconds}s", "--duration-stop", "wait",
+                     "--timeout", "60s", "--data", json.dumps(request), "--format", "json", server.addresses()["grpc"]],
+                    capture_output=True, text=True, timeout=seconds + 120)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                return json.loads(done.stdout)
+
+            load(5)  # every buffer of this load exists now
+            pids = {name: server.children(name)[0] for name in ("dunlin-worker", "dunlin-gateway")}
+            rss = {name: harness.rss_kb(pid) for name, pid in pids.items()}
+            files = {name: harness.open_files(pid) for name, pid in pids.items()}
+            report = load(SECONDS)
+            print(f"\nghz: {report['count']} calls, {report['rps']:.1f}/s, mean {report['average'] / 1e6:.0f} ms")
+            self.assertEqual(report["statusCodeDistribution"], {"OK": report["count"]}, report.get("errorDistribution"))
+            self.assertGreater(report["count"], 50)
+
+            wait_until("every page is free again", lambda: server.held_pages() == 0)
+            for name, pid in pids.items():
+                self.assertEqual(server.children(name), [pid], f"{name} was restarted")
+                wait_until(f"{name} closes its files", lambda n=name, p=pid: harness.open_files(p) <= files[n] + 2)
+                grown = harness.rss_kb(pid) - rss[name]
+                print(f"{name}: RSS {rss[name] // 1024} MB, {grown:+d} KB over the minute")
+                self.assertLess(grown, 16 * 1024, f"KB that {name} grew by")
+            self.assertEqual(text_of(server.stub.Generate(chat("Name the capital of France."), timeout=60)),
+                             "The capital of France is Paris.")
+
+
+if __name__ == "__main__":
+    unittest.main()
