@@ -36,7 +36,7 @@ Admission::Entry Admission::Enter(absl::Time deadline) {
   if (active_.size() < limits_.max_active && queue_.empty()) {
     ++next_ticket_;
     active_.emplace(ticket, now);
-    return {.decision = Decision::kAdmitted, .ticket = ticket};
+    return {.decision = Decision::kAdmitted, .ticket = ticket, .refusal = absl::OkStatus()};
   }
   if (queue_.size() >= limits_.max_queued) return {.refusal = QueueFull()};
   if (const absl::Duration wait = EstimatedWait(); now + wait > deadline) {
@@ -51,7 +51,8 @@ Admission::Entry Admission::Enter(absl::Time deadline) {
   queue_.push_back({ticket, deadline});
   return {.decision = Decision::kQueued,
           .ticket = ticket,
-          .queue_position = static_cast<uint32_t>(queue_.size() - 1)};
+          .queue_position = static_cast<uint32_t>(queue_.size() - 1),
+          .refusal = absl::OkStatus()};
 }
 
 Admission::Changes Admission::Leave(AdmissionTicket ticket) {

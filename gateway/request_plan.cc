@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "base/check.h"
 
@@ -10,14 +11,14 @@ namespace dunlin::gateway {
 namespace {
 
 struct CardRow {
-  absl::string_view name_contains;  // of general.name, any case
+  absl::string_view name_contains;  // of general.name in lower case
   absl::string_view architecture;
   SamplingDefaults defaults;
 };
 
 // Sampling that a model's own card recommends.
 constexpr CardRow kCards[] = {
-    {"SmolLM2", "llama", {.temperature = 0.2f, .top_p = 0.9f}},
+    {"smollm2", "llama", {.temperature = 0.2f, .top_p = 0.9f}},
 };
 
 void FillSampling(const SamplingDefaults& defaults, uint64_t random_seed, v1::Sampling* s) {
@@ -37,7 +38,7 @@ void FillSampling(const SamplingDefaults& defaults, uint64_t random_seed, v1::Sa
 
 SamplingDefaults DefaultsForModel(absl::string_view general_name, absl::string_view architecture) {
   for (const CardRow& row : kCards) {
-    if (row.architecture == architecture && absl::StrContainsIgnoreCase(general_name, row.name_contains)) {
+    if (row.architecture == architecture && absl::StrContains(absl::AsciiStrToLower(general_name), row.name_contains)) {
       return row.defaults;
     }
   }

@@ -15,6 +15,7 @@
 #include "gateway/worker_channel.h"
 #include "gateway/worker_stream.h"
 #include "grpc/health/v1/health.grpc.pb.h"
+#include "grpcpp/channel.h"
 #include "grpcpp/client_context.h"
 #include "grpcpp/support/client_callback.h"
 #include "proto/status_map.h"
