@@ -30,8 +30,8 @@ enum class DType : int32_t {
 // One row of the table of supported types.
 struct DTypeInfo {
   DType type;
-  const char* name;      // as GGUF tools print it: "Q4_1"
-  int block_elements;    // consecutive elements of a row that share one block
+  const char* name;    // as GGUF tools print it: "Q4_1"
+  int block_elements;  // consecutive elements of a row that share one block
   int block_bytes;
 };
 

@@ -99,7 +99,8 @@ class Gguf {
   absl::flat_hash_map<std::string, size_t> tensor_index_;
 };
 
-// A mapped file. Move-only; the views in gguf() live as long as this.
+// A mapped file, held by its unique_ptr; the views in gguf() live as long as this. As with every mapping, a file that
+// is truncated while it is open ends the process (SIGBUS) when the lost part is read: replace model files by renaming.
 class GgufFile {
  public:
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);

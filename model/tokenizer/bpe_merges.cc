@@ -43,20 +43,22 @@ void BpeMerges::Apply(std::span<TokenId> symbols, std::vector<TokenId>* out) con
 
 void BpeMerges::ApplyShort(std::span<TokenId> symbols, std::vector<TokenId>* out) const {
   size_t n = symbols.size();
-  std::array<uint32_t, kShortPiece> ranks;  // of the pair (i, i + 1)
-  for (size_t i = 0; i + 1 < n; ++i) ranks[i] = RankOf(symbols[i], symbols[i + 1]);
+  TokenId* const ids = symbols.data();
+  std::array<uint32_t, kShortPiece> rank_table;
+  uint32_t* const ranks = rank_table.data();  // of the pair (i, i + 1)
+  for (size_t i = 0; i + 1 < n; ++i) ranks[i] = RankOf(ids[i], ids[i + 1]);
   while (n > 1) {
-    const size_t best = static_cast<size_t>(std::min_element(ranks.begin(), ranks.begin() + (n - 1)) - ranks.begin());
+    const auto best = static_cast<size_t>(std::min_element(ranks, ranks + n - 1) - ranks);
     if (ranks[best] == kNone) break;
-    symbols[best] = rules_[ranks[best]].result;
-    std::copy(symbols.begin() + best + 2, symbols.begin() + n, symbols.begin() + best + 1);
+    ids[best] = rules_[ranks[best]].result;
+    std::copy(ids + best + 2, ids + n, ids + best + 1);
     // The pair after `best` and all to its right move one place down.
-    if (best + 2 < n) std::copy(ranks.begin() + best + 1, ranks.begin() + n - 1, ranks.begin() + best);
+    if (best + 2 < n) std::copy(ranks + best + 1, ranks + n - 1, ranks + best);
     --n;
-    if (best + 1 < n) ranks[best] = RankOf(symbols[best], symbols[best + 1]);
-    if (best > 0) ranks[best - 1] = RankOf(symbols[best - 1], symbols[best]);
+    if (best + 1 < n) ranks[best] = RankOf(ids[best], ids[best + 1]);
+    if (best > 0) ranks[best - 1] = RankOf(ids[best - 1], ids[best]);
   }
-  out->insert(out->end(), symbols.begin(), symbols.begin() + n);
+  out->insert(out->end(), ids, ids + n);
 }
 
 void BpeMerges::ApplyLong(std::span<TokenId> symbols, std::vector<TokenId>* out) const {

@@ -1,8 +1,8 @@
 // Text <-> token ids, from a model file's own vocabulary.
 // Thread-safety: const-safe; one Tokenizer serves every thread.  Owns: a copy of the vocabulary (the file may be closed).
 // Errors: Create: kUnimplemented for an unknown tokenizer model or pre-tokenizer (refused, never guessed), kInvalidArgument
-// naming the key when the vocabulary contradicts itself. Encode: kInvalidArgument on invalid UTF-8 (naming the byte offset),
-// kResourceExhausted when the regex engine reaches its match limit.
+// naming the key when the vocabulary contradicts itself. Encode: kInvalidArgument on invalid UTF-8 (naming the byte offset) or
+// more than 64 MiB of text, kResourceExhausted when the regex engine reaches its match limit.
 // Cost: Encode is O(n log n) in the text's bytes at worst (long pieces), about O(n) in practice.
 // Source: GGUF tokenizer keys; byte-level BPE and score-merge ("SPM") as the published tokenizers do them.
 #ifndef DUNLIN_MODEL_TOKENIZER_TOKENIZER_H_
@@ -55,6 +55,7 @@ class Tokenizer {
   TokenId eos_id() const { return eos_id_; }  // -1 = none
   bool add_bos() const { return add_bos_; }
   bool add_eos() const { return add_eos_; }
+  // Control tokens and the unknown token. Ordinary text never becomes one, whatever the merges say.
   bool IsControl(TokenId id) const { return is_control_[static_cast<size_t>(id)] != 0; }
   // Every token that ends a generation (eos, eot, eom and the well-known end-of-turn texts), ascending.
   const std::vector<TokenId>& end_of_generation() const { return end_of_generation_; }

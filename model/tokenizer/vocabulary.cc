@@ -30,7 +30,9 @@ absl::StatusOr<const GgufValue*> FindArray(const Gguf& gguf, absl::string_view k
 
 absl::Status ReadStrings(const Gguf& gguf, absl::string_view key, std::vector<std::string>* out) {
   ASSIGN_OR_RETURN(const GgufValue* value, FindArray(gguf, key, GgufType::kString, "an array of strings"));
-  if (value != nullptr) out->assign(value->strings.begin(), value->strings.end());
+  if (value == nullptr) return absl::OkStatus();
+  out->reserve(value->strings.size());
+  for (const absl::string_view text : value->strings) out->emplace_back(text);
   return absl::OkStatus();
 }
 

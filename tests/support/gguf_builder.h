@@ -85,8 +85,8 @@ struct TinyLlamaOptions {
   bool llama3_rope_freqs = false;  // adds rope_freqs.weight with factors between 1 and 8
   kernels::DType linear_type = kernels::DType::kQ4_1;
   kernels::DType embedding_type = kernels::DType::kQ8_0;
-  kernels::DType output_type = kernels::DType::kQ8_0;  // only without tied_output
-  std::map<std::string, kernels::DType> tensor_types;  // by full tensor name; wins over the three above
+  kernels::DType output_type = kernels::DType::kQ8_0;       // only without tied_output
+  std::map<std::string, kernels::DType> tensor_types = {};  // by full tensor name; wins over the three above
 };
 
 inline constexpr int kTinyVocabSize = 3 + 256 + 5;

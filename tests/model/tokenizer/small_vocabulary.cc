@@ -27,8 +27,9 @@ Vocabulary SmallBpeVocabulary(absl::string_view pre) {
   add("<|im_end|>more", TokenType::kControl);
   add("<tool>", TokenType::kUserDefined);
   // "_" stands for a space here; "é" and the start of an emoji come as bytes.
-  for (const char* merge : {"_ t", "h e", "_t he", "i n", "a a", "aa aa", "aaaa aaaa", "a b", "l o", "l lo", "e llo",
-                            "h ello", ". .", "1 1", "\n \n", "_ _", "__ __", "' s", "\xC3 \xA9", "\xF0 \x9F"}) {
+  for (const char* merge :
+       {"_ t",   "h e",    "_t he", "i n", "a a",   "aa aa", "aaaa aaaa", "a b", "l o",       "l lo",
+        "e llo", "h ello", ". .",   "1 1", "\n \n", "_ _",   "__ __",     "' s", "\xC3 \xA9", "\xF0 \x9F"}) {
     const absl::string_view text = merge;
     const size_t space = text.find(' ', 1);
     const auto spell = [](absl::string_view bytes) {
@@ -64,9 +65,37 @@ Vocabulary SmallSpmVocabulary() {
   add("<tool>", TokenType::kUserDefined, 0);
   float score = 0;
   // "_" stands for the space symbol. "<s" and "s>" could lead to the control token's text if merging were allowed to.
-  for (const char* piece : {"_t", "he", "_the", "in", "aa", "aaaa", "__", "____", "lo", "llo", "hello", "_hello", "<s",
-                            "s>", "\xC3\xA9", "n\xC3\xA9", "\xE4\xBD\xA0", "_", "e", "t", "a", "o", "i", "n", "h", "l",
-                            "s", "<", ">", "/", "."}) {
+  for (const char* piece : {"_t",
+                            "he",
+                            "_the",
+                            "in",
+                            "aa",
+                            "aaaa",
+                            "__",
+                            "____",
+                            "lo",
+                            "llo",
+                            "hello",
+                            "_hello",
+                            "<s",
+                            "s>",
+                            "\xC3\xA9",
+                            "n\xC3\xA9",
+                            "\xE4\xBD\xA0",
+                            "_",
+                            "e",
+                            "t",
+                            "a",
+                            "o",
+                            "i",
+                            "n",
+                            "h",
+                            "l",
+                            "s",
+                            "<",
+                            ">",
+                            "/",
+                            "."}) {
     score -= 1;
     add(absl::StrReplaceAll(piece, {{"_", "\xE2\x96\x81"}}), TokenType::kNormal, score);
   }

@@ -18,7 +18,8 @@ inline constexpr model::TokenId kBpeEndMore = 258;
 inline constexpr model::TokenId kBpeTool = 259;
 inline constexpr model::TokenId kBpeFirstMerge = 260;
 
-// "llama". Ids: 0 <unk>, 1 <s>, 2 </s>, 3-258 the bytes, 259 user-defined <tool>, then pieces; add_bos as the model defaults.
+// "llama". Ids: 0 <unk>, 1 <s>, 2 </s>, 3-258 the bytes, 259 user-defined <tool>, then pieces; add_bos as the model
+// defaults.
 model::Vocabulary SmallSpmVocabulary();
 inline constexpr model::TokenId kSpmFirstByte = 3;
 inline constexpr model::TokenId kSpmTool = 259;

@@ -1,0 +1,204 @@
+#include "kernels/paged_kv.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "base/check.h"
+#include "kernels/quant_format.h"
+
+namespace dunlin::kernels {
+namespace {
+
+constexpr float kE4M3Max = 448.0f;
+
+size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// One value to and from 16- and 32-bit formats; `dst`/`src` point at the value itself.
+void StorePlain(KvFormat format, float value, uint8_t* dst) {
+  if (format == KvFormat::kF32) {
+    std::memcpy(dst, &value, sizeof value);
+  } else {
+    const uint16_t bits = format == KvFormat::kF16 ? FloatToHalf(value) : FloatToBfloat16(value);
+    std::memcpy(dst, &bits, sizeof bits);
+  }
+}
+
+float LoadPlain(KvFormat format, const uint8_t* src) {
+  if (format == KvFormat::kF32) {
+    float value;
+    std::memcpy(&value, src, sizeof value);
+    return value;
+  }
+  uint16_t bits;
+  std::memcpy(&bits, src, sizeof bits);
+  return format == KvFormat::kF16 ? HalfToFloat(bits) : Bfloat16ToFloat(bits);
+}
+
+// Writes x with `stride` values between consecutive elements. data and scale point at the slot's own first value and
+// scale.
+int StoreVector(KvFormat format, std::span<const float> x, uint8_t* data, size_t stride, uint8_t* scale) {
+  switch (format) {
+    case KvFormat::kE4M3:
+      return QuantizeE4M3(x, data, stride, scale);
+    case KvFormat::kInt8: {
+      float s;
+      const int saturated = QuantizeInt8(x, reinterpret_cast<int8_t*>(data), stride, &s);
+      std::memcpy(scale, &s, sizeof s);
+      return saturated;
+    }
+    case KvFormat::kF16:
+    case KvFormat::kBF16:
+    case KvFormat::kF32: {
+      const size_t bytes = KvValueBytes(format);
+      for (size_t i = 0; i < x.size(); ++i) StorePlain(format, x[i], data + i * stride * bytes);
+      return 0;
+    }
+  }
+  CHECK(false) << "unknown KV format " << static_cast<int>(format);
+  return 0;
+}
+
+void LoadVector(KvFormat format, const uint8_t* data, size_t stride, const uint8_t* scale, std::span<float> out) {
+  const size_t bytes = KvValueBytes(format);
+  float s = 1.0f;
+  if (format == KvFormat::kE4M3) s = std::ldexp(1.0f, int{*scale} - 127);
+  if (format == KvFormat::kInt8) std::memcpy(&s, scale, sizeof s);
+  for (size_t i = 0; i < out.size(); ++i) {
+    const uint8_t* at = data + i * stride * bytes;
+    if (format == KvFormat::kE4M3) {
+      out[i] = E4M3ToFloat(*at) * s;
+    } else if (format == KvFormat::kInt8) {
+      out[i] = static_cast<float>(static_cast<int8_t>(*at)) * s;
+    } else {
+      out[i] = LoadPlain(format, at);
+    }
+  }
+}
+
+// NaN becomes 0 and infinities the largest finite value, so that one bad activation cannot poison the cache.
+float Finite(float v, int* saturated) {
+  if (std::isfinite(v)) return v;
+  ++*saturated;
+  return std::isnan(v) ? 0.0f : std::copysign(std::numeric_limits<float>::max(), v);
+}
+
+}  // namespace
+
+PageLayout PageLayout::Create(int page_tokens, int num_layers, int num_kv_heads, int head_dim, KvFormat k_format,
+                              KvFormat v_format) {
+  CHECK(page_tokens > 0 && num_layers > 0 && num_kv_heads > 0 && head_dim > 0)
+      << page_tokens << ' ' << num_layers << ' ' << num_kv_heads << ' ' << head_dim;
+  PageLayout l;
+  l.page_tokens = page_tokens;
+  l.num_layers = num_layers;
+  l.num_kv_heads = num_kv_heads;
+  l.head_dim = head_dim;
+  l.k_format = k_format;
+  l.v_format = v_format;
+  const size_t values = static_cast<size_t>(num_kv_heads) * l.HeadValues();
+  const size_t scales = static_cast<size_t>(num_kv_heads) * static_cast<size_t>(page_tokens);
+  // Every section starts on 64 bytes, so that vector loads never straddle two sections' cache lines.
+  l.v_offset = RoundUp(values * KvValueBytes(k_format), 64);
+  l.k_scale_offset = RoundUp(l.v_offset + values * KvValueBytes(v_format), 64);
+  l.v_scale_offset = RoundUp(l.k_scale_offset + scales * KvScaleBytes(k_format), 16);
+  l.layer_bytes = RoundUp(l.v_scale_offset + scales * KvScaleBytes(v_format), 64);
+  l.page_bytes = RoundUp(static_cast<size_t>(num_layers) * l.layer_bytes, 256);
+  return l;
+}
+
+float E4M3ToFloat(uint8_t code) {
+  const int exponent = (code >> 3) & 15;
+  const int mantissa = code & 7;
+  float magnitude;
+  if (exponent == 15 && mantissa == 7) {
+    magnitude = std::numeric_limits<float>::quiet_NaN();
+  } else if (exponent == 0) {
+    magnitude = std::ldexp(static_cast<float>(mantissa), -9);
+  } else {
+    magnitude = std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  }
+  return (code & 0x80) != 0 ? -magnitude : magnitude;
+}
+
+uint8_t FloatToE4M3(float value) {
+  if (std::isnan(value)) return 0x7F;
+  const uint8_t sign = std::signbit(value) ? 0x80 : 0;
+  const float a = std::fabs(value);
+  if (a > kE4M3Max) return sign | 0x7E;
+  if (a < 0x1p-6f) {  // subnormal: a multiple of 2^-9; 8 of them are the smallest normal, whose code is 8
+    return static_cast<uint8_t>(sign | static_cast<int>(std::nearbyint(a * 0x1p9f)));
+  }
+  // Round the float's 23-bit mantissa to 3 bits, to even; a carry runs into the exponent as it should.
+  uint32_t bits = std::bit_cast<uint32_t>(a);
+  bits += 0x7FFFF + ((bits >> 20) & 1);
+  const uint32_t code = (bits >> 20) - ((127 - 7) << 3);
+  return static_cast<uint8_t>(sign | std::min<uint32_t>(code, 0x7E));
+}
+
+int QuantizeE4M3(std::span<const float> x, uint8_t* codes, size_t stride, uint8_t* scale) {
+  int saturated = 0;
+  float amax = 0.0f;
+  for (const float v : x) amax = std::max(amax, std::isfinite(v) ? std::fabs(v) : 0.0f);
+  int e = 0;
+  if (amax > 0.0f) {
+    // amax = m 2^e, m in [0.5, 1); 448 = 0.875 * 2^9.
+    const float m = std::frexp(amax, &e);
+    e -= m <= 0.875f ? 9 : 8;
+    e = std::clamp(e, -127, 127);
+  }
+  *scale = static_cast<uint8_t>(e + 127);
+  const float inverse = std::ldexp(1.0f, -e);
+  for (size_t i = 0; i < x.size(); ++i) codes[i * stride] = FloatToE4M3(Finite(x[i], &saturated) * inverse);
+  return saturated;
+}
+
+int QuantizeInt8(std::span<const float> x, int8_t* codes, size_t stride, float* scale) {
+  int saturated = 0;
+  float amax = 0.0f;
+  for (const float v : x) amax = std::max(amax, std::isfinite(v) ? std::fabs(v) : 0.0f);
+  *scale = amax / 127.0f;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const float v = Finite(x[i], &saturated);
+    const float q = *scale > 0.0f ? std::nearbyint(v / *scale) : 0.0f;
+    codes[i * stride] = static_cast<int8_t>(std::clamp(q, -127.0f, 127.0f));
+  }
+  return saturated;
+}
+
+int AppendToken(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v) {
+  DCHECK(layer >= 0 && layer < layout.num_layers && slot >= 0 && slot < layout.page_tokens);
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  const auto token = static_cast<size_t>(slot);
+  int saturated = 0;
+  for (int head = 0; head < layout.num_kv_heads; ++head) {
+    const size_t at = static_cast<size_t>(head) * dim;
+    saturated += StoreVector(layout.k_format, {k + at, dim},
+                             page + layout.KOffset(layer, head) + token * KvValueBytes(layout.k_format),
+                             static_cast<size_t>(layout.page_tokens),
+                             page + layout.KScaleOffset(layer, head) + token * KvScaleBytes(layout.k_format));
+    saturated += StoreVector(layout.v_format, {v + at, dim},
+                             page + layout.VOffset(layer, head) + token * dim * KvValueBytes(layout.v_format), 1,
+                             page + layout.VScaleOffset(layer, head) + token * KvScaleBytes(layout.v_format));
+  }
+  return saturated;
+}
+
+void ReadKey(const PageLayout& layout, const uint8_t* page, int layer, int head, int slot, float* out) {
+  const auto token = static_cast<size_t>(slot);
+  LoadVector(layout.k_format, page + layout.KOffset(layer, head) + token * KvValueBytes(layout.k_format),
+             static_cast<size_t>(layout.page_tokens),
+             page + layout.KScaleOffset(layer, head) + token * KvScaleBytes(layout.k_format),
+             {out, static_cast<size_t>(layout.head_dim)});
+}
+
+void ReadValue(const PageLayout& layout, const uint8_t* page, int layer, int head, int slot, float* out) {
+  const auto token = static_cast<size_t>(slot);
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  LoadVector(layout.v_format, page + layout.VOffset(layer, head) + token * dim * KvValueBytes(layout.v_format), 1,
+             page + layout.VScaleOffset(layer, head) + token * KvScaleBytes(layout.v_format), {out, dim});
+}
+
+}  // namespace dunlin::kernels
