@@ -120,10 +120,12 @@ void Gateway::Impl::SetServices() {
 absl::Status Gateway::Impl::Start() {
   ASSIGN_OR_RETURN(model, ModelInfo::Load(options.model_path, options.served_model_name, options.chat_template_path));
   prompts = std::make_unique<PromptBuilder>(model->tokenizer.get(), model->chat_template.get());
+  const std::string metrics_address =
+      options.metrics_port.has_value() ? JoinHostPort(options.host, *options.metrics_port) : std::string();
   ASSIGN_OR_RETURN(metrics, GatewayMetrics::Create({.model = model->name,
                                                     .version = options.version,
                                                     .commit = options.commit,
-                                                    .bind_address = JoinHostPort(options.host, options.metrics_port)}));
+                                                    .bind_address = metrics_address}));
   for (const absl::string_view name : {absl::string_view(), kInferenceServiceName, absl::string_view(model->name)}) {
     public_health.Set(name, false);
     admin_health.Set(name, false);

@@ -26,7 +26,7 @@ struct GatewayOptions {
   std::string host = "127.0.0.1";
   uint32_t grpc_port = 0;     // 0 = any free one, here and below
   uint32_t admin_port = 0;
-  uint32_t metrics_port = 0;
+  std::optional<uint32_t> metrics_port;  // unset = no HTTP listener
   std::vector<std::string> worker_addresses;
   Admission::Limits limits;
   std::optional<bool> reflection;  // on the public listener; unset = only on loopback
@@ -49,7 +49,7 @@ class Gateway {
   // "host:port" as bound.
   const std::string& grpc_address() const;
   const std::string& admin_address() const;
-  const std::string& metrics_address() const;
+  const std::string& metrics_address() const;  // "" without a listener
   const std::string& model_name() const;
   // The metrics in Prometheus' text format.
   std::string MetricsText() const;

@@ -1,5 +1,6 @@
 #include "gateway/listener.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -11,6 +12,7 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
+#include "grpcpp/support/server_interceptor.h"
 #include "proto/limits.h"
 
 namespace dunlin::gateway {
@@ -18,12 +20,44 @@ namespace {
 
 constexpr size_t kListenerMemoryBytes = 128 << 20;
 
-// Adds reflection to one server; the packaged function adds it to every server of the process.
+// Switches reflection on or off for one server. Linking the packaged plugin adds it to every server of the process.
 class ReflectionOption final : public grpc::ServerBuilderOption {
  public:
+  explicit ReflectionOption(bool wanted) : wanted_(wanted) {}
   void UpdateArguments(grpc::ChannelArguments*) override {}
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
-    plugins->push_back(std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>());
+    auto plugin = std::make_unique<grpc::reflection::ProtoServerReflectionPlugin>();
+    const auto is_reflection = [name = plugin->name()](const auto& other) { return other->name() == name; };
+    plugins->erase(std::remove_if(plugins->begin(), plugins->end(), is_reflection), plugins->end());
+    if (wanted_) plugins->push_back(std::move(plugin));
+  }
+
+ private:
+  const bool wanted_;
+};
+
+// gRPC 1.51's callback API answers a request that its parser refuses (broken bytes, a string that is not UTF-8) with an
+// UNIMPLEMENTED without a message, as if the method did not exist. Ours always carry one, so that status is told apart and
+// replaced by what it means.
+class ParseErrorInterceptor final : public grpc::experimental::Interceptor {
+ public:
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(grpc::experimental::InterceptionHookPoints::PRE_SEND_STATUS)) {
+      const grpc::Status status = methods->GetSendStatus();
+      if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED && status.error_message().empty()) {
+        methods->ModifySendStatus(grpc::Status(grpc::StatusCode::INVALID_ARGUMENT,
+                                               "the request is not a valid message: broken bytes, or a string that is "
+                                               "not UTF-8"));
+      }
+    }
+    methods->Proceed();
+  }
+};
+
+class ParseErrorInterceptorFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo*) override {
+    return new ParseErrorInterceptor();
   }
 };
 
@@ -63,7 +97,10 @@ absl::StatusOr<Listener> OpenListener(const std::string& host, uint32_t port, bo
   SetLimits(&builder);
   // Our own health service replaces the packaged one.
   builder.SetOption(std::make_unique<grpc::HealthCheckServiceServerBuilderOption>(nullptr));
-  if (reflection) builder.SetOption(std::make_unique<ReflectionOption>());
+  builder.SetOption(std::make_unique<ReflectionOption>(reflection));
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<ParseErrorInterceptorFactory>());
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
   for (grpc::Service* service : services) builder.RegisterService(service);
   const std::string address = JoinHostPort(host, port);
   int bound_port = 0;
