@@ -1,0 +1,43 @@
+// The CPU backend as a ModelRunner, and the same network on the plain reference ops.
+// Thread-safety, ownership, errors: as ModelRunner.  Errors of Create: those of the model file; kResourceExhausted when
+// the KV pool does not fit (saying what would); kInvalidArgument for an impossible option, naming it. Cost of Create:
+// one pass over the file; about 0.3 s for measuring the memory's bandwidth (CPU ops only).
+#ifndef DUNLIN_WORKER_RUNNERS_CPU_RUNNER_H_
+#define DUNLIN_WORKER_RUNNERS_CPU_RUNNER_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/paged_kv.h"
+#include "model/gguf/gguf_file.h"
+#include "worker/model_runner.h"
+#include "worker/weights.h"
+
+namespace dunlin::worker {
+
+struct RunnerOptions {
+  kernels::KvFormat k_format = kernels::KvFormat::kE4M3;
+  kernels::KvFormat v_format = kernels::KvFormat::kE4M3;
+  int page_tokens = 16;   // 8, 16, 32 or 64
+  int max_model_len = 0;  // 0 = the model's context
+  int max_rows = 256;     // rows of one step
+  int max_num_seqs = 64;
+  int threads = 0;        // 0 = every core this process may use
+  uint64_t kv_bytes = 0;  // 0 = by utilization
+  double memory_utilization = 0.9;
+  bool measure_bandwidth = true;  // off in tests that do not look at it
+  LoadProgress progress;          // may be empty
+};
+
+// `file` is read during the call only.
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::GgufFile& file, const RunnerOptions& options);
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::GgufFile& file,
+                                                                   const RunnerOptions& options);
+
+// Cores this process may use (its affinity mask).
+int UsableCores();
+
+}  // namespace dunlin::worker
+
+#endif  // DUNLIN_WORKER_RUNNERS_CPU_RUNNER_H_

@@ -1,0 +1,56 @@
+#include "worker/runners/create_runner.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/str_format.h"
+
+namespace dunlin::worker {
+
+int UsableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* options) {
+  if (options->max_model_len == 0) options->max_model_len = config.context_tokens;
+  if (options->max_model_len < 2 || options->max_model_len > config.context_tokens) {
+    return absl::InvalidArgumentError(absl::StrFormat("--max-model-len %d: allowed is 2 to %d, the model's context",
+                                                      options->max_model_len, config.context_tokens));
+  }
+  const int t = options->page_tokens;
+  if (t != 8 && t != 16 && t != 32 && t != 64) {
+    return absl::InvalidArgumentError(absl::StrFormat("--block-size %d: allowed are 8, 16, 32 and 64", t));
+  }
+  if (options->max_rows < 1 || options->max_rows > 16384) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--max-num-batched-tokens %d: allowed is 1 to 16384", options->max_rows));
+  }
+  if (!(options->memory_utilization > 0.0 && options->memory_utilization <= 1.0)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--gpu-memory-utilization %g: allowed is more than 0, at most 1", options->memory_utilization));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                  uint64_t weight_bytes) {
+  HostMemory host;
+  if (options.kv_bytes == 0) {
+    ASSIGN_OR_RETURN(host, ReadHostMemory());
+  }
+  KvPoolRequest request;
+  request.explicit_bytes = options.kv_bytes;
+  request.utilization = options.memory_utilization;
+  request.page_bytes = layout.page_bytes;
+  request.page_tokens = layout.page_tokens;
+  request.max_model_len = options.max_model_len;
+  request.max_num_seqs = options.max_num_seqs;
+  request.other_bytes = weight_bytes;
+  return PlanKvPool(request, host);
+}
+
+}  // namespace dunlin::worker

@@ -1,0 +1,61 @@
+// What CreateCpuRunner and CreateReferenceRunner share: from a file and options to a TransformerRunner<Ops>.
+// Private to worker/runners. Thread-safety, errors: as cpu_runner.h.
+#ifndef DUNLIN_WORKER_RUNNERS_CREATE_RUNNER_H_
+#define DUNLIN_WORKER_RUNNERS_CREATE_RUNNER_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "base/status_macros.h"
+#include "kernels/paged_kv.h"
+#include "model/model_config.h"
+#include "worker/memory_budget.h"
+#include "worker/runners/cpu_runner.h"
+#include "worker/runners/kv_arena.h"
+#include "worker/runners/transformer_runner.h"
+#include "worker/weights.h"
+
+namespace dunlin::worker {
+
+// Checks the options against the model; fills in max_model_len. kInvalidArgument naming the option and its limit.
+absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* options);
+
+// Pages that fit beside `weight_bytes`.
+absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                  uint64_t weight_bytes);
+
+// `info` brings device, isa, threads and bandwidth; packed_bytes(ops) tells the size of the packed weights.
+template <typename Ops, typename PackedBytes>
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile& file, RunnerOptions options,
+                                                          std::unique_ptr<Ops> ops, RunnerInfo info,
+                                                          PackedBytes packed_bytes) {
+  ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));
+  RETURN_IF_ERROR(ResolveOptions(config, &options));
+  const kernels::PageLayout layout = kernels::PageLayout::Create(
+      options.page_tokens, config.num_layers, config.num_kv_heads, config.head_dim, options.k_format, options.v_format);
+  // Refuse before the long part: a pool that cannot fit beside the file's own size never will.
+  RETURN_IF_ERROR(PlanPages(options, layout, file.file_bytes()).status());
+
+  typename TransformerRunner<Ops>::Parts parts;
+  ASSIGN_OR_RETURN(parts.weights, WeightLoader<Ops>(ops.get(), &file, options.progress).Load(config));
+  info.weight_bytes = packed_bytes(*ops);
+  ASSIGN_OR_RETURN(info.num_pages, PlanPages(options, layout, info.weight_bytes));
+  ASSIGN_OR_RETURN(parts.arena, KvArena::Create(layout, info.num_pages));
+  parts.rope = ComputeRopeAngles(config, options.max_model_len);
+  parts.network = DescribeNetwork(config);
+  parts.network.rope = parts.rope.Table(config);
+  info.vocab_size = config.vocab_size;
+  info.max_model_len = options.max_model_len;
+  info.page_tokens = options.page_tokens;
+  info.page_bytes = layout.page_bytes;
+  info.max_rows = options.max_rows;
+  parts.info = std::move(info);
+  parts.ops = std::move(ops);
+  return std::make_unique<TransformerRunner<Ops>>(std::move(parts));
+}
+
+}  // namespace dunlin::worker
+
+#endif  // DUNLIN_WORKER_RUNNERS_CREATE_RUNNER_H_

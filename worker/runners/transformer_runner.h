@@ -1,0 +1,123 @@
+// A ModelRunner over any backend that satisfies TransformerOps: weights, page memory, scratch, one Step.
+// Thread-safety: engine thread only.  Owns: the Ops, weights, KV arena, scratch.  Errors: as ModelRunner; a batch that
+// contradicts the limits is our own bug and CHECK-fails.  Cost: no allocation after the first step of each shape.
+#ifndef DUNLIN_WORKER_RUNNERS_TRANSFORMER_RUNNER_H_
+#define DUNLIN_WORKER_RUNNERS_TRANSFORMER_RUNNER_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/check.h"
+#include "base/clock.h"
+#include "kernels/ops.h"
+#include "worker/model_runner.h"
+#include "worker/runners/kv_arena.h"
+#include "worker/transformer.h"
+#include "worker/weights.h"
+
+namespace dunlin::worker {
+
+template <kernels::TransformerOps Ops>
+class TransformerRunner final : public ModelRunner {
+ public:
+  // Logits rows computed at a time: bounds the logits buffer when prompt logprobs ask for every row.
+  static constexpr int kOutputChunk = 64;
+
+  struct Parts {
+    std::unique_ptr<Ops> ops;
+    Weights<typename Ops::Matrix> weights;
+    Network network;  // rope pointers are set by the runner
+    RopeAngles rope;
+    KvArena arena;
+    RunnerInfo info;
+  };
+
+  explicit TransformerRunner(Parts parts) : p_(std::move(parts)) {
+    const auto rows = static_cast<size_t>(p_.info.max_rows);
+    const auto width = [rows](int n) { return rows * static_cast<size_t>(n); };
+    const Network& net = p_.network;
+    const int q_width = net.attention.num_q_heads * net.attention.head_dim;
+    x_.resize(width(net.hidden));
+    q_.resize(width(q_width));
+    attn_.resize(width(q_width));
+    ffn_.resize(width(net.ffn));
+    const int outputs = std::min(kOutputChunk, p_.info.max_rows);
+    logits_.resize(static_cast<size_t>(outputs) * static_cast<size_t>(net.vocab));
+    kernels::OpLimits limits;
+    limits.max_rows = p_.info.max_rows;
+    limits.max_outputs = outputs;
+    limits.max_context = p_.info.max_model_len;
+    limits.hidden = net.hidden;
+    limits.ffn = net.ffn;
+    limits.vocab = net.vocab;
+    limits.attention = net.attention;
+    p_.ops->Reserve(limits);
+  }
+
+  const RunnerInfo& info() const override { return p_.info; }
+
+  absl::Status Step(const StepBatch& batch, StepResult* result) override {
+    CheckBatch(batch);
+    const absl::Time begin = Clock::Real()->Now();
+    result->kv_saturated_values = 0;
+    const kernels::BatchView view = batch.view();
+    result->traffic = ForwardStep(*p_.ops, p_.network, p_.weights, view, p_.arena.view(),
+                                  {x_.data(), q_.data(), attn_.data(), ffn_.data()}, &result->kv_saturated_values);
+    const std::span<const int32_t> rows(batch.output_rows);
+    const std::span<const kernels::SampleParams> params(batch.sample_params);
+    result->outputs.resize(rows.size());
+    for (size_t at = 0; at < rows.size(); at += kOutputChunk) {
+      const size_t n = std::min<size_t>(kOutputChunk, rows.size() - at);
+      result->traffic += p_.ops->Logits(p_.weights.head(), p_.weights.output_norm.data(), p_.network.eps,
+                                        rows.subspan(at, n), x_.data(), logits_.data());
+      result->traffic += p_.ops->Sample(logits_.data(), p_.network.vocab, params.subspan(at, n),
+                                        std::span(result->outputs).subspan(at, n));
+    }
+    result->device_time = Clock::Real()->Now() - begin;
+    return absl::OkStatus();
+  }
+
+  absl::Status CopyPages(std::span<const PageCopy> copies) override {
+    const kernels::PagedKvView kv = p_.arena.view();
+    for (const PageCopy& c : copies) {
+      CHECK(c.from >= 0 && c.from < kv.num_pages && c.to >= 0 && c.to < kv.num_pages) << c.from << " -> " << c.to;
+      std::memcpy(kv.page(c.to), kv.page(c.from), kv.layout.page_bytes);
+    }
+    return absl::OkStatus();
+  }
+
+  // For tests: the logits of the last chunk of the last step, [outputs in it, vocab]; and the residual stream [rows,
+  // hidden].
+  std::span<const float> TEST_logits() const { return logits_; }
+  std::span<const float> TEST_residual() const { return x_; }
+
+ private:
+  void CheckBatch(const StepBatch& batch) const {
+    CHECK_GT(batch.num_rows(), 0);
+    CHECK_LE(batch.num_rows(), p_.info.max_rows);
+    CHECK_EQ(batch.positions.size(), batch.token_ids.size());
+    CHECK_EQ(batch.sample_params.size(), batch.output_rows.size());
+    int32_t next_row = 0;
+    for (const kernels::SequenceSlice& s : batch.sequences) {
+      CHECK_EQ(s.first_row, next_row);
+      CHECK_GT(s.num_rows, 0);
+      CHECK_LE(s.context_tokens + s.num_rows, p_.info.max_model_len);
+      next_row += s.num_rows;
+    }
+    CHECK_EQ(next_row, batch.num_rows());
+    for (const int32_t row : batch.output_rows) CHECK(row >= 0 && row < batch.num_rows()) << row;
+  }
+
+  Parts p_;
+  std::vector<float> x_, q_, attn_, ffn_, logits_;
+};
+
+}  // namespace dunlin::worker
+
+#endif  // DUNLIN_WORKER_RUNNERS_TRANSFORMER_RUNNER_H_
