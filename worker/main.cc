@@ -42,7 +42,8 @@ dunlin::worker::ProgressCallback MakeProgress() {
 
 // What names a flag is bad usage; a broken model file is not.
 int ExitCodeOf(const absl::Status& status) {
-  return absl::IsInvalidArgument(status) && absl::StartsWith(status.message(), "--") ? 2 : 1;
+  const bool refused = absl::IsInvalidArgument(status) || absl::IsUnimplemented(status);
+  return refused && absl::StartsWith(status.message(), "--") ? 2 : 1;
 }
 
 // Until a signal or the loss of the device. True: a signal.
