@@ -1,6 +1,5 @@
 // What /metrics says: every name of the contract, clean by the rules of `promtool check metrics`, and the arithmetic.
 #include <map>
-#include <regex>
 #include <set>
 #include <string>
 #include <vector>
@@ -131,7 +130,6 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
 TEST(WorkerMetrics, TheTextIsCleanByPromtoolsRules) {
   FakeClock clock;
   const std::string text = MakeMetrics(&clock)->Text();
-  const std::regex name_rule("[a-z][a-z0-9_]*");
   std::set<std::string> helped;
   std::map<std::string, std::string> types;
   for (const absl::string_view view : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
@@ -150,7 +148,7 @@ TEST(WorkerMetrics, TheTextIsCleanByPromtoolsRules) {
   for (const auto& [name, type] : types) {
     EXPECT_TRUE(helped.contains(name)) << name;
     if (absl::StartsWith(name, "vllm:")) continue;
-    EXPECT_TRUE(std::regex_match(name, name_rule)) << name;
+    EXPECT_EQ(name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_"), std::string::npos) << name;
     EXPECT_TRUE(absl::StartsWith(name, "dunlin_")) << name;
     EXPECT_EQ(absl::EndsWith(name, "_total"), type == "counter") << name << " is a " << type;
     for (const char* bad : {"_count", "_sum", "_bucket", "_gauge", "_counter", "_histogram"}) {
