@@ -36,16 +36,14 @@ absl::StatusOr<Value> AttributeOf(Env& env, const Value& item, const Value& attr
   return v;
 }
 
-namespace {
-
-using Type = Value::Type;
-
-// What a filter that yields returns: the elements so far, and the failure that comes when somebody reads on. Budgets
-// are no business of the reader: they fail at once.
 absl::StatusOr<Value> Yield(std::vector<Value> items, absl::Status failure) {
   if (absl::IsResourceExhausted(failure)) return failure;
   return MakeGenerator(std::move(items), std::move(failure));
 }
+
+namespace {
+
+using Type = Value::Type;
 
 // The name of a filter or test given as the first argument, and the arguments after it.
 absl::StatusOr<CallArgs> Rest(const CallArgs& args, size_t name_at, absl::string_view what, std::string* name) {
@@ -162,10 +160,11 @@ absl::StatusOr<Value> Sort(Env& env, const Value& v, const CallArgs& args) {
 
 absl::StatusOr<Value> Unique(Env& env, const Value& v, const CallArgs& args) {
   ASSIGN_OR_RETURN(const auto a, BindArgs("unique", args, {"case_sensitive", "attribute"}));
-  ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(env, v));
+  const absl::StatusOr<std::vector<Value>> items = Iterate(env, v);
+  if (!items.ok()) return Yield({}, items.status());
   absl::flat_hash_set<std::string> seen;
   std::vector<Value> out;
-  for (const Value& item : items) {
+  for (const Value& item : *items) {
     RETURN_IF_ERROR(env.Spend(1));
     ASSIGN_OR_RETURN(const Value key, SortKey(env, item, a[1], Truthy(a[0])));
     std::string hash_key;

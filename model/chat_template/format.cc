@@ -224,7 +224,9 @@ absl::StatusOr<Value> PercentFormat(Env& env, const MarkedText& format, const Va
     RETURN_IF_ERROR(AppendPercent(env, is_tuple ? values.items()[used] : values, spec, &out));
     ++used;
   }
-  const bool leftover = used < available && !used_names && !values.is_dict() && !values.is(Type::kList);
+  // What has a subscript counts as a mapping, which need not be used up; tuples and texts do not.
+  const bool mapping = values.is_dict() || values.is(Type::kList) || values.is(Type::kRange) || values.is_undefined();
+  const bool leftover = used < available && !used_names && !mapping;
   if (leftover) return Invalid("not all arguments converted during string formatting");
   return out.Finish();
 }

@@ -164,7 +164,19 @@ absl::StatusOr<Value> GetSlice(Env& env, const Value& obj, const Value& start, c
   for (size_t i = 0; i < b.count; ++i) {
     out.push_back(items[static_cast<size_t>(b.start + static_cast<int64_t>(i) * b.step)]);
   }
-  return env.NewSequence(obj.is(Type::kTuple) ? Type::kTuple : Type::kList, std::move(out));
+  ASSIGN_OR_RETURN(const Value made, env.NewSequence(obj.type(), std::move(out)));
+  if (obj.is(Type::kRange)) {  // the bounds, for printing; they wrap rather than overflow
+    const SequenceHeap& from = *obj.heap<SequenceHeap>();
+    SequenceHeap& to = *made.heap<SequenceHeap>();
+    const auto at = [&](int64_t index) {
+      return static_cast<int64_t>(static_cast<uint64_t>(from.start) +
+                                  static_cast<uint64_t>(index) * static_cast<uint64_t>(from.step));
+    };
+    to.start = at(b.start);
+    to.stop = at(b.stop);
+    to.step = static_cast<int64_t>(static_cast<uint64_t>(from.step) * static_cast<uint64_t>(b.step));
+  }
+  return made;
 }
 
 absl::StatusOr<size_t> Length(Env& env, const Value& v) {

@@ -187,7 +187,7 @@ TEST(ChatTemplateErrors, SayWhatIsOutsideTheSubset) {
 TEST(ChatTemplateErrors, RefuseAnIntegerThatDoesNotFitRatherThanWrap) {
   for (const char* expression :
        {"9223372036854775807 + 1", "-9223372036854775807 - 2", "9223372036854775807 * 2", "2 ** 63", "10 ** 1000",
-        "-(-9223372036854775807 - 1)", "(-9223372036854775807 - 1) // -1", "123456789012345678901 + 1", "1e19 | int",
+        "-(-9223372036854775807 - 1)", "(-9223372036854775807 - 1) // -1", "123456789012345678901 + 1",
         "(-9223372036854775807 - 1) | abs"}) {
     SCOPED_TRACE(expression);
     EXPECT_THAT(Render(absl::StrCat("{{ ", expression, " }}")),
