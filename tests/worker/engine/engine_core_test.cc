@@ -227,17 +227,18 @@ TEST(EngineCore, NothingEndsBeforeMinTokens) {
 TEST(EngineCore, AnEndingTokenDrawnForLackOfAnyOtherDoesNotEndBeforeMinTokens) {
   EngineOptions options;
   options.end_of_generation = {7};
-  CoreHarness h({}, options);
+  FakeRunnerOptions o;
+  o.next_token = [](uint64_t, int32_t) { return 7; };
+  CoreHarness h(o, options);
   NewSequence s = Greedy(Prompt(6, 3), 9);
   s.min_tokens = 4;
-  s.sampling.allowed_tokens = {7};  // until then everything is banned, and the likeliest raw token is drawn
+  s.sampling.allowed_tokens = {7};  // until then everything is banned, and the likeliest raw token is drawn: 7
   auto client = h.Submit(std::move(s));
   NewSequence only = Greedy(Prompt(6, 3), 9);
   only.sampling.allowed_tokens = {7};
   auto ends = h.Submit(std::move(only));
   h.RunToEnd();
-  EXPECT_EQ(client->tokens.size(), 5u);
-  EXPECT_EQ(client->tokens.back(), 7);
+  EXPECT_EQ(client->tokens, std::vector<int32_t>(5, 7));
   EXPECT_EQ(client->end->cause, FinishCause::kEos);
   EXPECT_EQ(ends->tokens, std::vector<int32_t>{7});
 }
@@ -421,6 +422,15 @@ TEST(EngineCore, AReaderThatStallsPastTheLimitLosesItsSequence) {
   ASSERT_TRUE(client->end.has_value());
   EXPECT_THAT(client->end->status, StatusIs(absl::StatusCode::kResourceExhausted, ::testing::HasSubstr("40 bytes")));
   EXPECT_EQ(client->tokens.size(), 11u) << "what was generated can still be read";
+}
+
+TEST(EngineCore, WithNothingOpenThereIsNoNextWake) {
+  CoreHarness h;
+  EXPECT_FALSE(h.Step());
+  EXPECT_EQ(h.core->NextWake(), absl::InfiniteFuture());
+  h.Submit(Greedy(Prompt(5, 1), 3));
+  h.RunToEnd();
+  EXPECT_EQ(h.core->NextWake(), absl::InfiniteFuture());
 }
 
 TEST(EngineCore, ALostDeviceFailsEverySequenceAndEveryLaterOne) {
