@@ -39,8 +39,8 @@ class ReflectionOption final : public grpc::ServerBuilderOption {
 };
 
 // gRPC 1.51's callback API answers a request that its parser refuses (broken bytes, a string that is not UTF-8) with an
-// UNIMPLEMENTED without a message, as if the method did not exist. Ours always carry one, so that status is told apart and
-// replaced by what it means.
+// UNIMPLEMENTED without a message, as if the method did not exist. Ours always carry one, so that status is told apart
+// and replaced by what it means.
 class ParseErrorInterceptor final : public grpc::experimental::Interceptor {
  public:
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
