@@ -68,8 +68,6 @@ class KvStore {
   virtual int32_t AvailablePages() const = 0;
   // Walks every structure; "" or the first violated invariant with its values.
   virtual std::string CheckInvariants() const = 0;
-  // All of the bookkeeping as text, to prove that a refused Reserve changed nothing.
-  virtual std::string DebugSnapshot() const = 0;
 };
 
 }  // namespace dunlin::kv

@@ -1,11 +1,9 @@
 #include "kvstore/page_pool.h"
 
 #include <cstddef>
-#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "base/check.h"
-#include "kvstore/page_table.h"
 
 namespace dunlin::kv {
 
@@ -19,215 +17,200 @@ PageRef& PageRef::operator=(PageRef&& o) noexcept {
   return *this;
 }
 
-PageRef PageRef::Share() const {
-  CHECK(valid());
-  pool_->AddReference(*this);
-  return PageRef(pool_, page_, generation_);
+void PageRef::Reset() {
+  if (pool_ != nullptr) std::exchange(pool_, nullptr)->Unref(page_, generation_);
 }
 
-void PageRef::Reset() {
-  if (pool_ == nullptr) return;
-  pool_->DropReference(*this);
-  pool_ = nullptr;
+PageRef PageRef::Share() const {
+  CHECK(held()) << "sharing an empty page handle";
+  pool_->CheckHandle(page_, generation_);
+  return pool_->AddRef(page_);
 }
 
 PagePool::PagePool(int32_t num_pages) {
-  CHECK_GT(num_pages, 0);
-  const auto n = static_cast<size_t>(num_pages);
-  state_.assign(n, PageState::kBlank);
-  fate_.assign(n, Fate::kBlank);
-  references_.assign(n, 0);
-  generation_.assign(n, 0);
-  previous_.assign(n, kNone);
-  next_.assign(n, kNone);
-  blank_stack_.reserve(n);
-  for (int32_t i = num_pages - 1; i >= 0; --i) blank_stack_.push_back(i);  // page 0 on top
-  counts_[static_cast<size_t>(PageState::kBlank)] = num_pages;
+  CHECK_GE(num_pages, 1);
+  meta_.resize(static_cast<size_t>(num_pages));
+  blank_.resize(static_cast<size_t>(num_pages));
+  // Page 0 is handed out first.
+  for (int32_t i = 0; i < num_pages; ++i) blank_[static_cast<size_t>(i)] = num_pages - 1 - i;
+  blank_size_ = num_pages;
 }
 
-PagePool::~PagePool() { CHECK_EQ(count(PageState::kHeld), 0) << "a page outlives its pool"; }
+PagePool::~PagePool() { CHECK_EQ(stats().held, 0); }
 
 size_t PagePool::Index(PageId page) const {
-  const auto i = static_cast<int32_t>(page);
-  CHECK(i >= 0 && i < num_pages()) << "page " << i << " of " << num_pages();
-  return static_cast<size_t>(i);
+  const auto index = static_cast<int32_t>(page);
+  CHECK(index >= 0 && static_cast<size_t>(index) < meta_.size()) << "page " << index;
+  return static_cast<size_t>(index);
 }
 
-void PagePool::Transition(size_t page, PageState to) {
-  const PageState from = state_[page];
-  const auto id = static_cast<int32_t>(page);
-  switch (from) {
-    case PageState::kBlank:
-      CHECK_EQ(to, PageState::kHeld);
-      CHECK_EQ(blank_stack_.back(), id);
-      blank_stack_.pop_back();
-      break;
-    case PageState::kHeld:
-      CHECK_NE(to, PageState::kHeld);
-      CHECK_EQ(references_[page], 0);
-      ++generation_[page];
-      fate_[page] = Fate::kBlank;
-      break;
-    case PageState::kCached: {
-      CHECK(to == PageState::kHeld || to == PageState::kBlank) << "page " << id;
-      const int32_t before = previous_[page], after = next_[page];
-      (before == kNone ? queue_head_ : next_[static_cast<size_t>(before)]) = after;
-      (after == kNone ? queue_tail_ : previous_[static_cast<size_t>(after)]) = before;
-      previous_[page] = next_[page] = kNone;
-      break;
-    }
-    case PageState::kQuarantine:
-      CHECK_EQ(to, PageState::kBlank);
-      break;
-  }
-  if (to == PageState::kBlank) blank_stack_.push_back(id);
-  if (to == PageState::kCached) {
-    previous_[page] = queue_tail_;
-    (queue_tail_ == kNone ? queue_head_ : next_[static_cast<size_t>(queue_tail_)]) = id;
-    queue_tail_ = id;
-  }
-  state_[page] = to;
-  --counts_[static_cast<size_t>(from)];
-  ++counts_[static_cast<size_t>(to)];
-}
-
-PageRef PagePool::Hold(size_t page) {
-  Transition(page, PageState::kHeld);
-  references_[page] = 1;
-  return PageRef(this, PageId{static_cast<int32_t>(page)}, generation_[page]);
-}
-
-bool PagePool::Acquire(int32_t n, PageTable* table) {
-  CHECK_GE(n, 0);
-  if (n > available()) return false;
-  for (int32_t i = 0; i < n; ++i) {
-    if (blank_stack_.empty()) {
-      Transition(static_cast<size_t>(queue_head_), PageState::kBlank);
+bool PagePool::Acquire(std::span<PageRef> out) {
+  if (out.size() > static_cast<size_t>(available())) return false;
+  for (PageRef& ref : out) {
+    CHECK(!ref.held()) << "acquiring into a handle that holds page " << ref.page_;
+    if (blank_size_ == 0) {
+      Transition(cached_.head, PageState::kBlank);
       ++evictions_;
     }
-    table->Append(Hold(static_cast<size_t>(blank_stack_.back())));
+    const int32_t page = blank_[static_cast<size_t>(blank_size_ - 1)];
+    Transition(page, PageState::kHeld);
+    ref = AddRef(page);
   }
   return true;
 }
 
-void PagePool::CheckHandle(const PageRef& ref) const {
-  CHECK_EQ(ref.pool_, this);
-  const size_t page = Index(ref.page_);
-  CHECK_EQ(state_[page], PageState::kHeld) << "page " << page;
-  CHECK_EQ(generation_[page], ref.generation_) << "stale handle of page " << page;
-  CHECK_GT(references_[page], 0) << "page " << page;
-}
-
-void PagePool::AddReference(const PageRef& ref) {
-  CheckHandle(ref);
-  ++references_[Index(ref.page_)];
-}
-
-void PagePool::DropReference(const PageRef& ref) {
-  CheckHandle(ref);
-  const size_t page = Index(ref.page_);
-  if (--references_[page] > 0) return;
-  const Fate fate = fate_[page];
-  Transition(page, fate == Fate::kCache        ? PageState::kCached
-                   : fate == Fate::kQuarantine ? PageState::kQuarantine
-                                               : PageState::kBlank);
-}
-
-void PagePool::KeepWhenReleased(const PageRef& ref) {
-  CheckHandle(ref);
-  Fate& fate = fate_[Index(ref.page_)];
-  if (fate == Fate::kBlank) fate = Fate::kCache;
-}
-
-void PagePool::QuarantineWhenReleased(const PageRef& ref) {
-  CheckHandle(ref);
-  fate_[Index(ref.page_)] = Fate::kQuarantine;
-}
-
-PageRef PagePool::TakeCached(PageId page) {
+PageRef PagePool::AcquireCached(PageId page) {
   const size_t i = Index(page);
-  CHECK_EQ(state_[i], PageState::kCached) << "page " << i;
-  PageRef ref = Hold(i);
-  fate_[i] = Fate::kCache;
-  return ref;
+  CHECK_EQ(meta_[i].state, PageState::kCached);
+  Transition(static_cast<int32_t>(page), PageState::kHeld);
+  return AddRef(static_cast<int32_t>(page));
 }
 
-int32_t PagePool::Scrub() {
-  int32_t n = 0;
-  for (size_t i = 0; i < state_.size(); ++i) {
-    if (state_[i] != PageState::kQuarantine) continue;
-    Transition(i, PageState::kBlank);
-    ++n;
-  }
+void PagePool::SetFate(PageId page, PageState fate) {
+  Meta& m = meta_[Index(page)];
+  CHECK_EQ(m.state, PageState::kHeld);
+  CHECK_NE(fate, PageState::kHeld);
+  m.fate = fate;
+}
+
+int32_t PagePool::Flush() { return Drain(&cached_); }
+int32_t PagePool::Absolve() { return Drain(&quarantine_); }
+
+int32_t PagePool::Drain(Queue* queue) {
+  const int32_t n = queue->size;
+  while (queue->head >= 0) Transition(queue->head, PageState::kBlank);
   return n;
 }
 
-int32_t PagePool::DropCached() {
-  int32_t n = 0;
-  for (; queue_head_ != kNone; ++n) Transition(static_cast<size_t>(queue_head_), PageState::kBlank);
-  return n;
+PageRef PagePool::AddRef(int32_t page) {
+  Meta& m = meta_[static_cast<size_t>(page)];
+  ++m.refs;
+  return PageRef(this, page, m.generation);
 }
 
-std::string PagePool::CheckStack() const {
-  std::vector<bool> seen(state_.size(), false);
-  for (const int32_t id : blank_stack_) {
-    if (id < 0 || id >= num_pages()) return absl::StrCat("blank stack: holds page ", id, " of ", num_pages());
-    const auto i = static_cast<size_t>(id);
-    if (seen[i]) return absl::StrCat("blank stack: holds page ", id, " twice");
-    seen[i] = true;
-    if (state_[i] != PageState::kBlank) return absl::StrCat("blank stack: page ", id, " is in another state");
-  }
-  return "";
+void PagePool::Unref(int32_t page, uint32_t generation) {
+  CheckHandle(page, generation);
+  Meta& m = meta_[static_cast<size_t>(page)];
+  if (--m.refs == 0) Transition(page, m.fate);
 }
 
-std::string PagePool::CheckQueue() const {
-  int32_t length = 0, before = kNone;
-  for (int32_t id = queue_head_; id != kNone; id = next_[static_cast<size_t>(id)]) {
-    const auto i = static_cast<size_t>(id);
-    if (++length > num_pages()) return "eviction queue: has a cycle";
-    if (previous_[i] != before) return absl::StrCat("eviction queue: page ", id, " links back to ", previous_[i]);
-    if (state_[i] != PageState::kCached) return absl::StrCat("eviction queue: page ", id, " is not cached");
-    before = id;
+void PagePool::CheckHandle(int32_t page, uint32_t generation) const {
+  const Meta& m = meta_[static_cast<size_t>(page)];
+  CHECK_EQ(m.generation, generation) << "stale handle of page " << page;
+  CHECK_EQ(m.state, PageState::kHeld);
+  CHECK_GT(m.refs, 0);
+}
+
+void PagePool::Transition(int32_t page, PageState to) {
+  Meta& m = meta_[static_cast<size_t>(page)];
+  CHECK_EQ(m.refs, 0);
+  switch (m.state) {
+    case PageState::kBlank:
+      CHECK_EQ(to, PageState::kHeld);
+      CHECK_EQ(blank_[static_cast<size_t>(blank_size_ - 1)], page);
+      --blank_size_;
+      break;
+    case PageState::kHeld:
+      CHECK_NE(to, PageState::kHeld);
+      ++m.generation;
+      break;
+    case PageState::kCached:
+      CHECK(to == PageState::kHeld || to == PageState::kBlank) << static_cast<int>(to);
+      Remove(&cached_, page);
+      break;
+    case PageState::kQuarantine:
+      CHECK_EQ(to, PageState::kBlank);
+      Remove(&quarantine_, page);
+      break;
   }
-  if (queue_tail_ != before) return absl::StrCat("eviction queue: tail is ", queue_tail_, ", last is ", before);
-  if (length != count(PageState::kCached)) {
-    return absl::StrCat("conservation: ", length, " pages queued, ", count(PageState::kCached), " counted as cached");
+  switch (to) {
+    case PageState::kBlank:
+      blank_[static_cast<size_t>(blank_size_++)] = page;
+      break;
+    case PageState::kHeld:
+      // A cached page stays worth keeping; a blank one has yet to earn it.
+      m.fate = m.state == PageState::kCached ? PageState::kCached : PageState::kBlank;
+      break;
+    case PageState::kCached:
+      Append(&cached_, page);
+      break;
+    case PageState::kQuarantine:
+      Append(&quarantine_, page);
+      break;
+  }
+  m.state = to;
+}
+
+void PagePool::Append(Queue* queue, int32_t page) {
+  Meta& m = meta_[static_cast<size_t>(page)];
+  m.prev = queue->tail;
+  m.next = -1;
+  (queue->tail >= 0 ? meta_[static_cast<size_t>(queue->tail)].next : queue->head) = page;
+  queue->tail = page;
+  ++queue->size;
+}
+
+void PagePool::Remove(Queue* queue, int32_t page) {
+  Meta& m = meta_[static_cast<size_t>(page)];
+  (m.prev >= 0 ? meta_[static_cast<size_t>(m.prev)].next : queue->head) = m.next;
+  (m.next >= 0 ? meta_[static_cast<size_t>(m.next)].prev : queue->tail) = m.prev;
+  m.prev = m.next = -1;
+  --queue->size;
+}
+
+KvStats PagePool::stats() const {
+  KvStats s;
+  s.total = static_cast<int32_t>(meta_.size());
+  s.blank = blank_size_;
+  s.cached = cached_.size;
+  s.quarantine = quarantine_.size;
+  s.held = s.total - s.blank - s.cached - s.quarantine;
+  s.evictions = evictions_;
+  return s;
+}
+
+std::string PagePool::CheckQueue(const char* name, const Queue& queue, PageState state) const {
+  int32_t n = 0, prev = -1;
+  for (int32_t p = queue.head; p >= 0; p = meta_[static_cast<size_t>(p)].next) {
+    const Meta& m = meta_[static_cast<size_t>(p)];
+    if (m.state != state) return absl::StrCat("queue ", name, ": page ", p, " has state ", static_cast<int>(m.state));
+    if (m.prev != prev) return absl::StrCat("queue ", name, ": page ", p, " names ", m.prev, " before it, not ", prev);
+    prev = p;
+    if (++n > queue.size) return absl::StrCat("queue ", name, ": longer than its size ", queue.size);
+  }
+  if (n != queue.size || queue.tail != prev) {
+    return absl::StrCat("queue ", name, ": ", n, " pages ending in ", prev, ", but size ", queue.size, " and tail ",
+                        queue.tail);
   }
   return "";
 }
 
 std::string PagePool::CheckInvariants() const {
-  std::array<int32_t, kNumPageStates> found{};
-  for (size_t i = 0; i < state_.size(); ++i) {
-    ++found[static_cast<size_t>(state_[i])];
-    if ((references_[i] > 0) != (state_[i] == PageState::kHeld)) {
-      return absl::StrCat("references: page ", i, " has ", references_[i], " in state ", static_cast<int>(state_[i]));
-    }
-    if (state_[i] != PageState::kHeld && fate_[i] != Fate::kBlank) {
-      return absl::StrCat("fate: page ", i, " keeps one while not held");
+  std::vector<int32_t> in_state(4, 0);
+  for (size_t i = 0; i < meta_.size(); ++i) {
+    const Meta& m = meta_[i];
+    ++in_state[static_cast<size_t>(m.state)];
+    if ((m.refs > 0) != (m.state == PageState::kHeld)) {
+      return absl::StrCat("refs: page ", i, " has ", m.refs, " references in state ", static_cast<int>(m.state));
     }
   }
-  for (size_t s = 0; s < found.size(); ++s) {
-    if (found[s] != counts_[s]) {
-      return absl::StrCat("conservation: ", found[s], " pages in state ", s, ", ", counts_[s], " counted");
+  std::vector<bool> seen(meta_.size(), false);
+  for (int32_t i = 0; i < blank_size_; ++i) {
+    const auto page = static_cast<size_t>(blank_[static_cast<size_t>(i)]);
+    if (meta_[page].state != PageState::kBlank || seen[page]) {
+      return absl::StrCat("blank stack: page ", page, " at ", i, seen[page] ? " twice" : " is not blank");
+    }
+    seen[page] = true;
+  }
+  const KvStats s = stats();
+  const int32_t counted[] = {s.blank, s.held, s.cached, s.quarantine};
+  for (size_t i = 0; i < in_state.size(); ++i) {
+    if (in_state[i] != counted[i]) {
+      return absl::StrCat("conservation: ", in_state[i], " pages in state ", i, ", structures list ", counted[i]);
     }
   }
-  if (blank_stack_.size() != static_cast<size_t>(count(PageState::kBlank))) {
-    return absl::StrCat("conservation: ", blank_stack_.size(), " pages stacked, ", count(PageState::kBlank), " blank");
-  }
-  if (std::string why = CheckStack(); !why.empty()) return why;
-  return CheckQueue();
-}
-
-std::string PagePool::DebugSnapshot() const {
-  std::string out;
-  for (size_t i = 0; i < state_.size(); ++i) {
-    absl::StrAppend(&out, static_cast<int>(state_[i]), ",", static_cast<int>(fate_[i]), ",", references_[i], ",",
-                    generation_[i], ",", previous_[i], ",", next_[i], ";");
-  }
-  for (const int32_t id : blank_stack_) absl::StrAppend(&out, id, " ");
-  absl::StrAppend(&out, "|", queue_head_, ",", queue_tail_, ",", evictions_);
-  return out;
+  if (std::string e = CheckQueue("cached", cached_, PageState::kCached); !e.empty()) return e;
+  return CheckQueue("quarantine", quarantine_, PageState::kQuarantine);
 }
 
 }  // namespace dunlin::kv

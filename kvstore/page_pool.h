@@ -1,17 +1,13 @@
-// The pool of fixed KV pages: ids only, no bytes. A page is in exactly one state; one private function makes every
-// transition and keeps every count.
-//   BLANK       nothing of value in it; on a stack
-//   HELD        referenced by one or more PageRefs
-//   CACHED      unreferenced, content worth keeping; in a queue, least recently used first
-//   QUARANTINE  content not to be trusted and memory not to be reused until Scrub
-// Thread-safety: one owner thread.  Owns: page states, references, order.  Errors: "not enough pages" is a return
-// value; a stale or foreign handle and a double release CHECK-fail.  Cost: O(1) per page; no allocation after
-// construction; 21 bytes per page.  Source: ours.
+// The pages of one device as ids: which are blank, held, cached or set aside. The bytes belong to the runner.
+// Thread-safety: engine thread only.  Owns: every page's state; 24 bytes per page, allocated by the constructor.
+// A PageRef is one reference; the last one to go makes the page blank, or cached when it was marked cacheable. Errors:
+// too few pages is a return value (and leaves everything as it was); a stale handle CHECK-fails. Cost: O(1) per page,
+// never allocates after construction. Source: ours.
 #ifndef DUNLIN_KVSTORE_PAGE_POOL_H_
 #define DUNLIN_KVSTORE_PAGE_POOL_H_
 
-#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,95 +16,94 @@
 
 namespace dunlin::kv {
 
+enum class PageState : uint8_t {
+  kBlank,       // on the blank stack
+  kHeld,        // at least one PageRef
+  kCached,      // no PageRef, content worth keeping; in the eviction queue
+  kQuarantine,  // no PageRef, content suspect; not handed out until Absolve
+};
+
 class PagePool;
-class PageTable;
 
-enum class PageState : uint8_t { kBlank, kHeld, kCached, kQuarantine };
-inline constexpr int kNumPageStates = 4;
-
-// One reference to a held page. Move-only; gives the reference back when destroyed. Must not outlive the pool.
+// One reference to one page; move-only. Knows the page's generation, so that a handle that outlived its page is found.
 class PageRef {
  public:
   PageRef() = default;
-  PageRef(PageRef&& o) noexcept
-      : pool_(std::exchange(o.pool_, nullptr)), page_(o.page_), generation_(o.generation_) {}
+  PageRef(PageRef&& o) noexcept : pool_(std::exchange(o.pool_, nullptr)), page_(o.page_), generation_(o.generation_) {}
   PageRef& operator=(PageRef&& o) noexcept;
+  PageRef(const PageRef&) = delete;
+  PageRef& operator=(const PageRef&) = delete;
   ~PageRef() { Reset(); }
 
-  bool valid() const { return pool_ != nullptr; }
-  PageId page() const { return page_; }
-  uint32_t generation() const { return generation_; }
-  // A second reference to the same page.
-  PageRef Share() const;
-  // Gives the reference back now.
   void Reset();
+  PageRef Share() const;  // a second reference to the same page
+  bool held() const { return pool_ != nullptr; }
+  PageId page() const { return static_cast<PageId>(page_); }
 
  private:
   friend class PagePool;
-  PageRef(PagePool* pool, PageId page, uint32_t generation) : pool_(pool), page_(page), generation_(generation) {}
+  PageRef(PagePool* pool, int32_t page, uint32_t generation) : pool_(pool), page_(page), generation_(generation) {}
 
   PagePool* pool_ = nullptr;
-  PageId page_{-1};
-  uint32_t generation_ = 0;  // of the page when it was acquired
+  int32_t page_ = -1;
+  uint32_t generation_ = 0;
 };
 
 class PagePool {
  public:
   explicit PagePool(int32_t num_pages);
-  PagePool(const PagePool&) = delete;
+  PagePool(const PagePool&) = delete;  // PageRefs point here
   PagePool& operator=(const PagePool&) = delete;
-  // Every PageRef must have been given back.
-  ~PagePool();
+  ~PagePool();  // CHECK-fails while a page is held
 
-  // Appends n pages to `table`, blank ones first, then the least recently cached; or changes nothing and returns false.
-  [[nodiscard]] bool Acquire(int32_t n, PageTable* table);
+  // Fills `out` (of empty handles) with fresh pages: blank ones first, then the longest unused cached ones. False, and
+  // nothing changed, when there are too few.
+  bool Acquire(std::span<PageRef> out);
+  // A reference to a cached page, which leaves the eviction queue.
+  PageRef AcquireCached(PageId page);
+  // What becomes of a held page when its last reference goes; kBlank unless said otherwise.
+  void SetFate(PageId page, PageState fate);
+  // Cached or quarantined pages become blank; how many.
+  int32_t Flush();
+  int32_t Absolve();
 
-  // When the last reference goes the page becomes cached instead of blank.
-  void KeepWhenReleased(const PageRef& ref);
-  // A reference to a cached page, which becomes held.
-  PageRef TakeCached(PageId page);
-  // When the last reference goes the page is quarantined, whatever else was asked.
-  void QuarantineWhenReleased(const PageRef& ref);
-  // Quarantined pages become blank; returns how many.
-  int32_t Scrub();
-  // Cached pages become blank; returns how many.
-  int32_t DropCached();
-
-  int32_t num_pages() const { return static_cast<int32_t>(state_.size()); }
-  int32_t count(PageState s) const { return counts_[static_cast<size_t>(s)]; }
-  int32_t available() const { return count(PageState::kBlank) + count(PageState::kCached); }
-  uint64_t evictions() const { return evictions_; }
-  PageState state(PageId page) const { return state_[Index(page)]; }
-  int32_t references(PageId page) const { return references_[Index(page)]; }
-
-  // "" or the first violated invariant with its values: conservation, stack, queue, reference counts.
+  PageState state(PageId page) const { return meta_[Index(page)].state; }
+  int32_t ref_count(PageId page) const { return meta_[Index(page)].refs; }
+  int32_t available() const { return blank_size_ + cached_.size; }
+  KvStats stats() const;
+  // Walks every structure; "" or the first violated invariant by name with its values.
   std::string CheckInvariants() const;
-  // Every byte of bookkeeping, for comparing before and after.
-  std::string DebugSnapshot() const;
 
  private:
   friend class PageRef;
-  enum class Fate : uint8_t { kBlank, kCache, kQuarantine };  // where a page goes with its last reference
+  struct Meta {
+    int32_t refs = 0;
+    int32_t prev = -1, next = -1;  // neighbours in the queue of kCached or kQuarantine
+    uint32_t generation = 0;       // counts the times the page stopped being held
+    PageState state = PageState::kBlank;
+    PageState fate = PageState::kBlank;
+  };
+  static_assert(sizeof(Meta) + sizeof(int32_t) <= 128, "bookkeeping per page");
+  struct Queue {  // oldest first
+    int32_t head = -1, tail = -1, size = 0;
+  };
 
-  static constexpr int32_t kNone = -1;
   size_t Index(PageId page) const;
-  // The only place where a page changes its state.
-  void Transition(size_t page, PageState to);
-  PageRef Hold(size_t page);
-  void CheckHandle(const PageRef& ref) const;
-  void AddReference(const PageRef& ref);
-  void DropReference(const PageRef& ref);
-  std::string CheckStack() const;
-  std::string CheckQueue() const;
+  // The only function that changes a state, and with it the structure that lists the page.
+  void Transition(int32_t page, PageState to);
+  void Append(Queue* queue, int32_t page);
+  void Remove(Queue* queue, int32_t page);
+  int32_t Drain(Queue* queue);
+  std::string CheckQueue(const char* name, const Queue& queue, PageState state) const;
+  PageRef AddRef(int32_t page);
+  void Unref(int32_t page, uint32_t generation);
+  void CheckHandle(int32_t page, uint32_t generation) const;
 
-  std::vector<PageState> state_;
-  std::vector<Fate> fate_;
-  std::vector<int32_t> references_;
-  std::vector<uint32_t> generation_;  // counts how often the page stopped being held
-  std::vector<int32_t> previous_, next_;  // queue links of cached pages
-  std::vector<int32_t> blank_stack_;
-  int32_t queue_head_ = kNone, queue_tail_ = kNone;
-  std::array<int32_t, kNumPageStates> counts_{};
+  std::vector<Meta> meta_;
+  std::vector<int32_t> blank_;  // [num_pages]; the first blank_size_ are the stack
+  int32_t blank_size_ = 0;
+  Queue cached_;
+  Queue quarantine_;
   uint64_t evictions_ = 0;
 };
 

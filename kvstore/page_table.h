@@ -1,12 +1,10 @@
-// The pages of one sequence in token order: references for ownership, plain ids beside them for the step's batch.
-// Thread-safety: as the pool.  Owns: one reference per page.  Cost: 20 bytes per page; no allocation up to the capacity
-// asked from Reserve.  Source: ours.
+// The pages of one sequence, in token order. Thread-safety: engine thread only.  Owns: one reference per page.
+// Cost: allocates in Open alone (once per slot: the room is kept when it is reused).  Source: ours.
 #ifndef DUNLIN_KVSTORE_PAGE_TABLE_H_
 #define DUNLIN_KVSTORE_PAGE_TABLE_H_
 
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "kvstore/page_pool.h"
@@ -15,26 +13,21 @@ namespace dunlin::kv {
 
 class PageTable {
  public:
-  void Reserve(int32_t pages) {
-    refs_.reserve(static_cast<size_t>(pages));
-    ids_.reserve(static_cast<size_t>(pages));
-  }
-  void Append(PageRef ref) {
-    ids_.push_back(static_cast<int32_t>(ref.page()));
-    refs_.push_back(std::move(ref));
-  }
-  // From the last page to the first, so that the first of a sequence is cached last and evicted last.
-  void Clear() {
-    while (!refs_.empty()) refs_.pop_back();
-    ids_.clear();
-  }
-  int32_t size() const { return static_cast<int32_t>(refs_.size()); }
-  const PageRef& ref(int32_t i) const { return refs_[static_cast<size_t>(i)]; }
+  // Room for `max_pages`.
+  void Open(int32_t max_pages);
+  // Makes the table `num_pages` long; never shrinks. False, and nothing changed, when the pool has too few.
+  bool Grow(PagePool* pool, int32_t num_pages);
+  // Gives up every page, the last first, so that in the eviction queue a page never comes before those that follow it.
+  void Clear();
+
+  int32_t size() const { return static_cast<int32_t>(ids_.size()); }
+  int32_t capacity() const { return capacity_; }
   std::span<const int32_t> ids() const { return ids_; }
 
  private:
+  int32_t capacity_ = 0;
   std::vector<PageRef> refs_;
-  std::vector<int32_t> ids_;  // parallel to refs_
+  std::vector<int32_t> ids_;  // of refs_, as the kernels read them
 };
 
 }  // namespace dunlin::kv
