@@ -53,7 +53,7 @@ struct Child {
   bool ready = false;
   bool was_ready = false;                        // ever
   absl::Time start_at = absl::InfiniteFuture();  // when to start it again
-  RestartPolicy policy;
+  RestartPolicy policy = {};
 };
 
 class Supervisor {

@@ -49,9 +49,11 @@ void ChoiceAssembler::AppendText(uint32_t id) {
   if (withheld) return;
   std::string text;
   decoder_.Append(static_cast<model::TokenId>(id), &text);
-  // Stop strings end a choice whether or not its text is wanted.
+  // Stop strings end a choice whether or not its text is wanted, but not before min_tokens.
   std::string let_through;
-  if (const std::optional<size_t> stop = stops_.Append(text, &let_through); stop.has_value()) {
+  if (num_tokens_ <= options_.min_tokens) {
+    let_through = std::move(text);
+  } else if (const std::optional<size_t> stop = stops_.Append(text, &let_through); stop.has_value()) {
     matched_stop_ = stops_.stop(*stop);
   }
   if (options_.text) pending_.mutable_text()->append(let_through);

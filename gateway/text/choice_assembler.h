@@ -27,9 +27,9 @@ void FillTokenRecord(const model::Tokenizer& tokenizer, uint32_t id, const worke
 
 struct ChoiceOptions {
   uint32_t index = 0;
-  std::vector<std::string> stop;
-  std::vector<uint32_t> stop_token_ids;  // their own text is withheld unless include_stop
-  uint32_t min_tokens = 0;               // before this many, a stop token is ordinary text
+  std::vector<std::string> stop = {};
+  std::vector<uint32_t> stop_token_ids = {};  // their own text is withheld unless include_stop
+  uint32_t min_tokens = 0;               // the text of this many is not searched for stop strings, stop tokens neither
   bool include_stop = false;
   bool text = true;
   bool token_ids = false;
