@@ -457,14 +457,5 @@ TEST(WorkerProcess, SettingsThatCannotBeAreRefusedByTheirFlag) {
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("no CUDA backend")));
 }
 
-TEST(WorkerProcess, AFileIsWrittenWholeOrNotAtAll) {
-  const std::string path = absl::StrCat(::testing::TempDir(), "/addresses_", getpid(), ".json");
-  ASSERT_OK(WriteFileAtomically(path, "{}\n"));
-  EXPECT_EQ(dunlin::testing::ReadFile(path), "{}\n");
-  std::remove(path.c_str());
-  EXPECT_THAT(WriteFileAtomically("/nowhere/file", "x"),
-              StatusIs(absl::StatusCode::kUnavailable, HasSubstr("/nowhere/file")));
-}
-
 }  // namespace
 }  // namespace dunlin::worker
