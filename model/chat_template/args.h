@@ -17,6 +17,10 @@ namespace dunlin::model::jinja {
 struct CallArgs {
   std::vector<Value> positional;
   std::vector<std::pair<std::string, Value>> keyword;
+  // Some name came from client text (**kwargs): where names become text again, all of them count as input.
+  bool input_names = false;
+
+  Value NameValue(absl::string_view name) const { return input_names ? Value::Input(name) : Value::String(name); }
 };
 
 // One value per name; undefined where the call gives none.

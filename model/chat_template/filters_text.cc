@@ -1,5 +1,6 @@
 // Filters that make text.
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "model/chat_template/methods.h"
 #include "model/chat_template/ops.h"
 #include "model/chat_template/pystr.h"
+#include "model/chat_template/value_heap.h"
 
 namespace dunlin::model::jinja {
 namespace {
@@ -197,7 +199,12 @@ absl::StatusOr<Value> Format(Env& env, const Value& v, const CallArgs& args) {
     ASSIGN_OR_RETURN(const Value values, env.NewSequence(Type::kTuple, args.positional));
     return PercentFormat(env, s.text(), values);
   }
-  return PercentFormat(env, s.text(), Value::Dict(args.keyword));
+  auto values = std::make_shared<DictHeap>();
+  for (const auto& [name, value] : args.keyword) {
+    RETURN_IF_ERROR(env.Spend(1));
+    values->Set(args.NameValue(name), value);
+  }
+  return PercentFormat(env, s.text(), Value::Object(Type::kDict, std::move(values)));
 }
 
 absl::StatusOr<Value> Safe(Env&, const Value& v, const CallArgs& args) {
@@ -226,9 +233,7 @@ constexpr FilterRow kRows[] = {
 
 }  // namespace
 
-Filter FindTextFilter(absl::string_view name) {
-  return LookUp(kRows, name);
-}
+Filter FindTextFilter(absl::string_view name) { return LookUp(kRows, name); }
 
 Filter FindFilter(absl::string_view name) {
   for (const auto find : {FindTextFilter, FindNumberFilter, FindSequenceFilter, FindSelectionFilter}) {

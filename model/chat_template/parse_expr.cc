@@ -173,10 +173,10 @@ absl::StatusOr<ExprPtr> Parser::ParsePower() {
 }
 
 absl::StatusOr<ExprPtr> Parser::ParseUnary(bool with_filter) {
-  const Level level(this);
-  if (level.too_deep()) return TooDeep();
   ExprPtr expr;
   if (IsOp("-") || IsOp("+")) {
+    const Level level(this);
+    if (level.too_deep()) return TooDeep();
     expr = NewExpr(IsOp("-") ? ExprKind::kNegate : ExprKind::kPlus, Current().line);
     ++at_;
     ASSIGN_OR_RETURN(ExprPtr operand, ParseUnary(/*with_filter=*/false));
@@ -210,12 +210,12 @@ absl::StatusOr<ExprPtr> Parser::ParsePrimary() {
       return expr;
     }
     case TokenKind::kInteger:
-    case TokenKind::kFloat: return ParseNumber();
-    default: break;
+    case TokenKind::kFloat:
+      return ParseNumber();
+    default:
+      break;
   }
   if (TakeOp("(")) {
-    const Level level(this);
-    if (level.too_deep()) return TooDeep();
     ASSIGN_OR_RETURN(expr, ParseTuple(/*with_conditional=*/true, /*parenthesised=*/true));
     RETURN_IF_ERROR(ExpectOp(")"));
     return expr;
