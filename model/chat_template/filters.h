@@ -1,6 +1,6 @@
 // Filters ("value | name(args)") and tests ("value is name(args)") by name (private to the interpreter).
-// Markup does not exist here: `safe` is the identity and `escape` gives ordinary text, as nothing is escaped automatically.
-// Errors: kInvalidArgument with Python's words; kResourceExhausted from Env.
+// Markup does not exist here: `safe` is the identity and `escape` gives ordinary text, as nothing is escaped
+// automatically. Errors: kInvalidArgument with Python's words; kResourceExhausted from Env.
 #ifndef DUNLIN_MODEL_CHAT_TEMPLATE_FILTERS_H_
 #define DUNLIN_MODEL_CHAT_TEMPLATE_FILTERS_H_
 

@@ -50,7 +50,8 @@ bool ParseInt(absl::string_view text, int base, Value* out) {
   const bool negative = digits[0] == '-';
   if (negative || digits[0] == '+') digits.erase(0, 1);
   const auto prefixed = [&](char letter) {
-    return digits.size() > 2 && digits[0] == '0' && absl::ascii_tolower(static_cast<unsigned char>(digits[1])) == letter;
+    return digits.size() > 2 && digits[0] == '0' &&
+           absl::ascii_tolower(static_cast<unsigned char>(digits[1])) == letter;
   };
   const int implied = prefixed('x') ? 16 : prefixed('o') ? 8 : prefixed('b') ? 2 : 0;
   if (implied != 0 && (base == 0 || base == implied)) digits.erase(0, 2);

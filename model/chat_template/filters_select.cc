@@ -1,4 +1,5 @@
-// Filters that look into their elements: map, select, reject, selectattr, rejectattr, sort, unique, min, max, sum, attr.
+// Filters that look into their elements: map, select, reject, selectattr, rejectattr, sort, unique, min, max, sum,
+// attr.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -27,8 +28,8 @@ absl::StatusOr<Value> AttributeOf(Env& env, const Value& item, const Value& attr
     const size_t end = std::min(path.find('.', i), path.size());
     const absl::string_view part = path.substr(i, end - i);
     int64_t index = 0;
-    const bool numeric = !part.empty() && std::all_of(part.begin(), part.end(), absl::ascii_isdigit) &&
-                         absl::SimpleAtoi(part, &index);
+    const bool numeric =
+        !part.empty() && std::all_of(part.begin(), part.end(), absl::ascii_isdigit) && absl::SimpleAtoi(part, &index);
     ASSIGN_OR_RETURN(v, GetItem(env, v, numeric ? Value::Int(index) : Value::String(part)));
     i = end + 1;
   }
@@ -39,8 +40,8 @@ namespace {
 
 using Type = Value::Type;
 
-// What a filter that yields returns: the elements so far, and the failure that comes when somebody reads on. Budgets are
-// no business of the reader: they fail at once.
+// What a filter that yields returns: the elements so far, and the failure that comes when somebody reads on. Budgets
+// are no business of the reader: they fail at once.
 absl::StatusOr<Value> Yield(std::vector<Value> items, absl::Status failure) {
   if (absl::IsResourceExhausted(failure)) return failure;
   return MakeGenerator(std::move(items), std::move(failure));
@@ -72,8 +73,8 @@ absl::StatusOr<Value> Map(Env& env, const Value& v, const CallArgs& args) {
   absl::StatusOr<std::vector<Value>> items = Iterate(env, v);
   if (!items.ok()) return Yield({}, items.status());
   if (args.positional.empty()) {
-    const bool by_attribute = std::any_of(args.keyword.begin(), args.keyword.end(),
-                                          [](const auto& kw) { return kw.first == "attribute"; });
+    const bool by_attribute =
+        std::any_of(args.keyword.begin(), args.keyword.end(), [](const auto& kw) { return kw.first == "attribute"; });
     if (!by_attribute) return Invalid("map requires a filter argument");
     return MapAttribute(env, *items, args);
   }

@@ -171,7 +171,7 @@ absl::StatusOr<Value> Slice(Env& env, const Value& v, const CallArgs& args) {
 }
 
 constexpr FilterRow kRows[] = {
-    {"length", LengthFilter}, {"count", LengthFilter}, {"default", Default}, {"d", Default}, {"join", Join},
+    {"length", LengthFilter}, {"count", LengthFilter}, {"default", Default}, {"d", Default},   {"join", Join},
     {"first", First},         {"last", Last},          {"list", List},       {"items", Items}, {"dictsort", DictSort},
     {"reverse", Reverse},     {"batch", Batch},        {"slice", Slice},
 };

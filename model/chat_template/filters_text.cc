@@ -233,9 +233,7 @@ constexpr FilterRow kRows[] = {
 
 }  // namespace
 
-Filter FindTextFilter(absl::string_view name) {
-  return LookUp(kRows, name);
-}
+Filter FindTextFilter(absl::string_view name) { return LookUp(kRows, name); }
 
 Filter FindFilter(absl::string_view name) {
   for (const auto find : {FindTextFilter, FindNumberFilter, FindSequenceFilter, FindSelectionFilter}) {
