@@ -42,7 +42,8 @@ dunlin::worker::ProgressCallback MakeProgress() {
 
 // What names a flag is bad usage; a broken model file is not.
 int ExitCodeOf(const absl::Status& status) {
-  return absl::IsInvalidArgument(status) && absl::StartsWith(status.message(), "--") ? 2 : 1;
+  const bool refused = absl::IsInvalidArgument(status) || absl::IsUnimplemented(status);
+  return refused && absl::StartsWith(status.message(), "--") ? 2 : 1;
 }
 
 // Until a signal or the loss of the device. True: a signal.
@@ -68,7 +69,7 @@ int main(int argc, char** argv) {
     return 1;
   }
   const dunlin::v1::ServerConfig& config = parsed.config;
-  absl::StatusOr<std::unique_ptr<WorkerProcess>> worker = WorkerProcess::Start(config, MakeProgress());
+  absl::StatusOr<std::unique_ptr<WorkerProcess>> worker = WorkerProcess::Start(config, {.progress = MakeProgress()});
   if (!worker.ok()) {
     Say(std::string(worker.status().message()));
     return ExitCodeOf(worker.status());
@@ -87,6 +88,7 @@ int main(int argc, char** argv) {
   (*worker)->BeginDrain();
   if (!signalled) {
     Say("the device is lost; open streams end as UNAVAILABLE");
+    (*worker)->WaitDrained(absl::Seconds(1));  // so that their own status reaches the clients
     return 1;
   }
   const int open = (*worker)->open_streams();

@@ -18,39 +18,15 @@
 #include "model/tokenizer/tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "proto/config_flags.h"
+#include "worker/kv_formats.h"
 #include "worker/runners/cpu_runner.h"
 
 namespace dunlin::worker {
 namespace {
 
-using kernels::KvFormat;
-
-struct KvChoice {
-  const char* name;  // of --kv-cache-dtype
-  const char* reported;
-  KvFormat k;
-  KvFormat v;
-};
-constexpr KvChoice kKvChoices[] = {
-    {"auto", "fp8_e4m3", KvFormat::kE4M3, KvFormat::kE4M3},
-    {"fp8", "fp8_e4m3", KvFormat::kE4M3, KvFormat::kE4M3},
-    {"fp8_e4m3", "fp8_e4m3", KvFormat::kE4M3, KvFormat::kE4M3},
-    {"int8", "int8", KvFormat::kInt8, KvFormat::kInt8},
-    {"int8_fp8", "int8_fp8", KvFormat::kInt8, KvFormat::kE4M3},
-    {"bf16", "bf16", KvFormat::kBF16, KvFormat::kBF16},
-    {"f16", "f16", KvFormat::kF16, KvFormat::kF16},
-};
-
-absl::StatusOr<KvChoice> FindKvChoice(const std::string& name) {
-  for (const KvChoice& choice : kKvChoices) {
-    if (name == choice.name) return choice;
-  }
-  return absl::InvalidArgumentError(absl::StrCat("--kv-cache-dtype: \"", name, "\" is not known"));
-}
-
 absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& config,
                                                 const ProgressCallback& progress) {
-  ASSIGN_OR_RETURN(const KvChoice kv, FindKvChoice(config.kv_cache_dtype()));
+  ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
   RunnerOptions options;
   options.k_format = kv.k;
   options.v_format = kv.v;
@@ -117,7 +93,7 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
   }
   if (config.model().empty()) return absl::InvalidArgumentError("--model: needs a model file (GGUF)");
   ASSIGN_OR_RETURN(const RunnerOptions options, MakeRunnerOptions(config, progress));
-  ASSIGN_OR_RETURN(const KvChoice kv, FindKvChoice(config.kv_cache_dtype()));
+  ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
   // The vocabulary first: a file that cannot be served is refused before its weights are packed.
@@ -128,7 +104,7 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
   loaded.model.set_name(ServedModelName(config));
   loaded.model.set_architecture(shape.architecture);
   loaded.model.set_quantization(shape.quantization);
-  loaded.model.set_kv_cache_dtype(kv.reported);
+  loaded.model.set_kv_cache_dtype(kv.name);
   loaded.model.set_context_tokens(static_cast<uint32_t>(loaded.runner->info().max_model_len));
   loaded.model.set_vocab_size(static_cast<uint32_t>(loaded.runner->info().vocab_size));
   loaded.model.set_ready_workers(1);
@@ -136,23 +112,24 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
 }
 
 absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin::v1::ServerConfig& config,
-                                                                    const ProgressCallback& progress,
-                                                                    const ModelLoader& load) {
+                                                                    const StartOptions& options) {
   const Clock* const clock = Clock::Real();
   const absl::Time begun = clock->Now();
   std::unique_ptr<WorkerProcess> process(new WorkerProcess);
   // Listening comes first: a taken address is told before seconds of loading, and probes see NOT_SERVING meanwhile.
   ASSIGN_OR_RETURN(process->server_, WorkerServer::Start(config.listen(), config.worker_id()));
-  ASSIGN_OR_RETURN(process->loaded_, load(config, progress));
+  ASSIGN_OR_RETURN(process->loaded_, options.load(config, options.progress));
   const RunnerInfo& runner = process->loaded_.runner->info();
-  ASSIGN_OR_RETURN(process->metrics_, WorkerMetrics::Create(MakeMetricsOptions(config, process->loaded_), clock));
+  WorkerMetrics::Options metrics_options = MakeMetricsOptions(config, process->loaded_);
+  if (!options.serve_metrics) metrics_options.bind_address.clear();
+  ASSIGN_OR_RETURN(process->metrics_, WorkerMetrics::Create(metrics_options, clock));
 
-  EngineOptions options;
-  options.max_num_seqs = static_cast<int>(config.max_num_seqs());
-  options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
-  options.end_of_generation = process->loaded_.end_of_generation;
+  EngineOptions engine_options;
+  engine_options.max_num_seqs = static_cast<int>(config.max_num_seqs());
+  engine_options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
+  engine_options.end_of_generation = process->loaded_.end_of_generation;
   ASSIGN_OR_RETURN(process->engine_,
-                   Engine::Create(options, process->loaded_.runner.get(), clock, process->metrics_.get()));
+                   Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->metrics_.get()));
   Engine* const engine = process->engine_.get();
   WorkerMetrics* const metrics = process->metrics_.get();
   metrics->SetSnapshot([engine] { return engine->Snapshot(); });

@@ -42,11 +42,17 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
 // --served-model-name, else the file's name without directory and ending.
 std::string ServedModelName(const dunlin::v1::ServerConfig& config);
 
+struct StartOptions {
+  ProgressCallback progress = {};  // may be empty
+  ModelLoader load = LoadModel;
+  bool serve_metrics = true;  // over HTTP; tests that do not look save the listener's slow end
+};
+
 class WorkerProcess {
  public:
+  // config: with defaults applied.
   static absl::StatusOr<std::unique_ptr<WorkerProcess>> Start(const dunlin::v1::ServerConfig& config,
-                                                              const ProgressCallback& progress,
-                                                              const ModelLoader& load = LoadModel);
+                                                              const StartOptions& options);
   // Cancels what is still open.
   ~WorkerProcess();
 

@@ -20,7 +20,6 @@
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "proto/config_flags.h"
 #include "tests/support/status_matchers.h"
-#include "tests/support/test_data.h"
 #include "tests/worker/service/gated_runner.h"
 #include "tests/worker/service/scraper.h"
 #include "worker/worker_process.h"
@@ -39,7 +38,7 @@ constexpr int kEos = 99;
 
 class WorkerServiceTest : public ::testing::Test {
  protected:
-  void StartWorker(int64_t steps = std::numeric_limits<int64_t>::max() / 2) {
+  void StartWorker(int64_t steps = std::numeric_limits<int64_t>::max() / 2, bool serve_metrics = false) {
     dunlin::v1::ServerConfig config;
     config.set_worker_metrics_port(0);
     config.set_max_num_seqs(8);
@@ -57,7 +56,7 @@ class WorkerServiceTest : public ::testing::Test {
       loaded.end_of_generation = {kEos};
       return loaded;
     };
-    ASSERT_OK_AND_ASSIGN(worker_, WorkerProcess::Start(config, {}, load));
+    ASSERT_OK_AND_ASSIGN(worker_, WorkerProcess::Start(config, {.load = load, .serve_metrics = serve_metrics}));
     channel_ = grpc::CreateChannel(worker_->grpc_address(), grpc::InsecureChannelCredentials());
     stub_ = v1::WorkerService::NewStub(channel_);
   }
@@ -399,7 +398,7 @@ TEST_F(WorkerServiceTest, InfoLoadAndFlushAnswer) {
 }
 
 TEST_F(WorkerServiceTest, MetricsAreServedOverHttpAndCountWhatRan) {
-  StartWorker();
+  StartWorker(std::numeric_limits<int64_t>::max() / 2, /*serve_metrics=*/true);
   ASSERT_TRUE(Generate(Request(1, 20)).status.ok());
   const std::string page = dunlin::testing::HttpGet(worker_->metrics_address(), "/metrics");
   EXPECT_THAT(page, AllOf(HasSubstr("200 OK"), HasSubstr("vllm:generation_tokens_total{model_name=\"tiny.q4\"} 20"),
