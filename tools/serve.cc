@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "proto/config_flags.h"
 #include "tools/child_process.h"
@@ -53,7 +54,7 @@ struct Child {
   bool ready = false;
   bool was_ready = false;                        // ever
   absl::Time start_at = absl::InfiniteFuture();  // when to start it again
-  RestartPolicy policy;
+  RestartPolicy policy = {};
 };
 
 class Supervisor {
