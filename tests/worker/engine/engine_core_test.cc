@@ -224,6 +224,24 @@ TEST(EngineCore, NothingEndsBeforeMinTokens) {
   EXPECT_EQ(client->tokens.back() % 2, 0);
 }
 
+TEST(EngineCore, AnEndingTokenDrawnForLackOfAnyOtherDoesNotEndBeforeMinTokens) {
+  EngineOptions options;
+  options.end_of_generation = {7};
+  CoreHarness h({}, options);
+  NewSequence s = Greedy(Prompt(6, 3), 9);
+  s.min_tokens = 4;
+  s.sampling.allowed_tokens = {7};  // until then everything is banned, and the likeliest raw token is drawn
+  auto client = h.Submit(std::move(s));
+  NewSequence only = Greedy(Prompt(6, 3), 9);
+  only.sampling.allowed_tokens = {7};
+  auto ends = h.Submit(std::move(only));
+  h.RunToEnd();
+  EXPECT_EQ(client->tokens.size(), 5u);
+  EXPECT_EQ(client->tokens.back(), 7);
+  EXPECT_EQ(client->end->cause, FinishCause::kEos);
+  EXPECT_EQ(ends->tokens, std::vector<int32_t>{7});
+}
+
 TEST(EngineCore, TheContextsEndIsNamedWhenMoreWasAskedThanItHolds) {
   CoreHarness h(SmallPages());  // 64 tokens
   auto full = h.Submit(Greedy(Prompt(60, 1), 5));
