@@ -1,6 +1,5 @@
 #include "tools/child_process.h"
 
-#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -100,23 +99,6 @@ absl::StatusOr<std::string> MakePrivateDirectory() {
 void RemoveDirectory(const std::string& path) {
   std::error_code ignored;
   std::filesystem::remove_all(path, ignored);
-}
-
-absl::Status WriteFileAtomically(const std::string& path, const std::string& content) {
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  bool written = fd >= 0;
-  for (size_t at = 0; written && at < content.size();) {
-    const ssize_t n = write(fd, content.data() + at, content.size() - at);
-    written = n > 0;
-    if (written) at += static_cast<size_t>(n);
-  }
-  const int error = errno;
-  if (fd >= 0) close(fd);
-  if (written && rename(temporary.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  const int reason = written ? errno : error;
-  unlink(temporary.c_str());
-  return absl::InternalError(absl::StrCat("cannot write ", path, ": ", std::strerror(reason)));
 }
 
 }  // namespace dunlin::tools

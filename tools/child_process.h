@@ -34,9 +34,6 @@ std::string ExecutableDirectory();
 absl::StatusOr<std::string> MakePrivateDirectory();
 void RemoveDirectory(const std::string& path);
 
-// Replaces `path` in one step, so that a reader sees the old content or the new.
-absl::Status WriteFileAtomically(const std::string& path, const std::string& content);
-
 }  // namespace dunlin::tools
 
 #endif  // DUNLIN_TOOLS_CHILD_PROCESS_H_

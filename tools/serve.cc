@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "proto/config_flags.h"
 #include "tools/child_process.h"

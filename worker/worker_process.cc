@@ -192,23 +192,4 @@ void WorkerProcess::BeginDrain() {
   engine_->StopAdmission();
 }
 
-absl::Status WriteFileAtomically(const std::string& path, const std::string& text) {
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  const auto failed = [&path](const char* what) {
-    return absl::UnavailableError(absl::StrCat(path, ": cannot ", what, ": ", std::strerror(errno)));
-  };
-  std::FILE* const file = std::fopen(temporary.c_str(), "w");
-  if (file == nullptr) return failed("create");
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (std::fclose(file) != 0 || !written) {
-    std::remove(temporary.c_str());
-    return failed("write");
-  }
-  if (std::rename(temporary.c_str(), path.c_str()) != 0) {
-    std::remove(temporary.c_str());
-    return failed("rename");
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace dunlin::worker

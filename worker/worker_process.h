@@ -76,9 +76,6 @@ class WorkerProcess {
   std::string summary_;
 };
 
-// Writes `text` to a temporary file beside `path` and renames it, so that a reader sees all or nothing.
-absl::Status WriteFileAtomically(const std::string& path, const std::string& text);
-
 }  // namespace dunlin::worker
 
 #endif  // DUNLIN_WORKER_WORKER_PROCESS_H_

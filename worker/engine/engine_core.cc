@@ -109,21 +109,23 @@ void EngineCore::Add(NewSequence request, absl::Time arrival) {
   if (stats_.lost_device) FailAll(absl::UnavailableError("the worker has lost its device"));
 }
 
-bool EngineCore::Step() {
+bool EngineCore::Prepare() {
   Reap(clock_->Now());
   Admit(clock_->Now());
-  if (!BuildBatch()) {
-    rate_start_ = absl::InfinitePast();
-    stats_.decode_tokens_per_second = 0;
-    return false;
-  }
+  if (BuildBatch()) return true;
+  rate_start_ = absl::InfinitePast();
+  stats_.decode_tokens_per_second = 0;
+  return false;
+}
+
+void EngineCore::Execute() {
   const StepBatch& batch = builder_.Finish();
   const absl::Time begin = clock_->Now();
   if (absl::Status status = runner_->Step(batch, &result_); !status.ok()) {
     stats_.lost_device = true;
     FailAll(absl::UnavailableError(absl::StrCat("the worker has lost its device: ", status.ToString())));
     kv_->Flush();
-    return true;
+    return;
   }
   CHECK_EQ(result_.outputs.size(), batch.output_rows.size());
   const absl::Time now = clock_->Now();
@@ -134,7 +136,6 @@ bool EngineCore::Step() {
   CountDecoded(decode_rows, now);
   if (observer_ != nullptr) observer_->OnStep(batch.num_prefill_rows, decode_rows, result_, now - begin);
   Absorb(now);
-  return true;
 }
 
 std::optional<EngineCore::Verdict> EngineCore::Judge(Sequence* s, absl::Time now) const {
