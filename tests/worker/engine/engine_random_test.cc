@@ -226,7 +226,7 @@ class World {
 };
 
 TEST(EngineRandom, EveryClientIsToldWhatItsRequestGivesAloneAndEveryPageComesBack) {
-  constexpr int kWorlds = 200, kOperations = 1000;
+  constexpr int kWorlds = 100, kOperations = 500;
   size_t ended[7] = {};
   for (uint64_t seed = 0; seed < kWorlds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
