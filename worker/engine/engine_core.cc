@@ -53,6 +53,11 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Create(const EngineOptio
   if (!std::is_sorted(options.end_of_generation.begin(), options.end_of_generation.end())) {
     return absl::InvalidArgumentError("end_of_generation: not ascending");
   }
+  for (const int32_t id : options.end_of_generation) {
+    if (id >= 0 && id < info.vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("end_of_generation: token id ", id, " is outside the vocabulary of ", info.vocab_size, " tokens"));
+  }
   // A sequence that cannot be admitted into an empty pool would wait for ever.
   const int64_t pool_tokens = static_cast<int64_t>(info.num_pages) * info.page_tokens;
   const auto max_model_len = static_cast<int>(std::min<int64_t>(info.max_model_len, pool_tokens));
@@ -104,21 +109,23 @@ void EngineCore::Add(NewSequence request, absl::Time arrival) {
   if (stats_.lost_device) FailAll(absl::UnavailableError("the worker has lost its device"));
 }
 
-bool EngineCore::Step() {
+bool EngineCore::Prepare() {
   Reap(clock_->Now());
   Admit(clock_->Now());
-  if (!BuildBatch()) {
-    rate_start_ = absl::InfinitePast();
-    stats_.decode_tokens_per_second = 0;
-    return false;
-  }
+  if (BuildBatch()) return true;
+  rate_start_ = absl::InfinitePast();
+  stats_.decode_tokens_per_second = 0;
+  return false;
+}
+
+void EngineCore::Execute() {
   const StepBatch& batch = builder_.Finish();
   const absl::Time begin = clock_->Now();
   if (absl::Status status = runner_->Step(batch, &result_); !status.ok()) {
     stats_.lost_device = true;
     FailAll(absl::UnavailableError(absl::StrCat("the worker has lost its device: ", status.ToString())));
     kv_->Flush();
-    return true;
+    return;
   }
   CHECK_EQ(result_.outputs.size(), batch.output_rows.size());
   const absl::Time now = clock_->Now();
@@ -129,7 +136,6 @@ bool EngineCore::Step() {
   CountDecoded(decode_rows, now);
   if (observer_ != nullptr) observer_->OnStep(batch.num_prefill_rows, decode_rows, result_, now - begin);
   Absorb(now);
-  return true;
 }
 
 std::optional<EngineCore::Verdict> EngineCore::Judge(Sequence* s, absl::Time now) const {
