@@ -160,9 +160,10 @@ int QuantizeInt8(std::span<const float> x, int8_t* codes, size_t stride, float* 
   float amax = 0.0f;
   for (const float v : x) amax = std::max(amax, std::isfinite(v) ? std::fabs(v) : 0.0f);
   *scale = amax / 127.0f;
+  if (*scale == 0.0f) *scale = 1.0f;  // a zero vector, or one so small that its scale underflows
   for (size_t i = 0; i < x.size(); ++i) {
     const float v = Finite(x[i], &saturated);
-    const float q = *scale > 0.0f ? std::nearbyint(v / *scale) : 0.0f;
+    const float q = std::nearbyint(v / *scale);
     codes[i * stride] = static_cast<int8_t>(std::clamp(q, -127.0f, 127.0f));
   }
   return saturated;

@@ -17,17 +17,11 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "model/gguf/gguf_file.h"
+#include "model/text_segment.h"
 
 namespace dunlin::model {
 
 using TokenId = int32_t;
-
-// A stretch of text and whether special-token text inside it counts as special tokens. Chat templates produce a list of
-// these: their own text is trusted, a message's content is not.
-struct TextSegment {
-  std::string text;
-  bool parse_special = true;
-};
 
 class Tokenizer {
  public:

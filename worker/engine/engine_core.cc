@@ -51,6 +51,11 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Create(const EngineOptio
   if (!std::is_sorted(options.end_of_generation.begin(), options.end_of_generation.end())) {
     return absl::InvalidArgumentError("end_of_generation: not ascending");
   }
+  for (const int32_t id : options.end_of_generation) {
+    if (id >= 0 && id < info.vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("end_of_generation: token id ", id, " is outside the vocabulary of ", info.vocab_size, " tokens"));
+  }
   // A sequence that cannot be admitted into an empty pool would wait for ever.
   const int64_t pool_tokens = static_cast<int64_t>(info.num_pages) * info.page_tokens;
   const auto max_model_len = static_cast<int>(std::min<int64_t>(info.max_model_len, pool_tokens));

@@ -28,7 +28,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::GgufFi
   auto ops = std::make_unique<kernels::cpu::CpuOps>(info.threads, *isa);
   info.isa = ops->isa_name();
   if (options.measure_bandwidth) {
-    info.peak_bandwidth_bytes_per_second = kernels::cpu::MeasureReadBandwidth(ops->pool(), kBandwidthProbeBytes);
+    info.peak_bandwidth_bytes_per_second =
+        kernels::cpu::MeasureReadBandwidth(ops->kernels(), &ops->pool(), kBandwidthProbeBytes);
   }
   return CreateRunner(file, options, std::move(ops), std::move(info),
                       [](const kernels::cpu::CpuOps& o) { return o.packed_bytes(); });

@@ -1,0 +1,117 @@
+// The inner kernels of the CPU backend, one table per instruction set family. All families compute every float with the
+// same operations in the same order (eight lanes, fused multiply-add where written so), so their results are bit-equal;
+// they differ in speed alone.
+// Thread-safety: pure functions on the caller's memory.  Errors: none; shapes were checked above.  Source: ours; the
+// tile plan follows the usual register-blocked int8 GEMM.
+#ifndef DUNLIN_KERNELS_CPU_ISA_KERNEL_TABLE_H_
+#define DUNLIN_KERNELS_CPU_ISA_KERNEL_TABLE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/isa/isa.h"
+#include "kernels/cpu/packed_matrix.h"
+#include "kernels/ops.h"
+#include "kernels/paged_kv.h"
+
+namespace dunlin::kernels::cpu {
+
+// A quantised activation row is one record: codes int8 [cols], then per 32 columns scale f32 d, d * sum(codes) f32 and
+// -128 * sum(codes) int32, then the last two per 16 columns. A float row is f32 [cols].
+struct ActivationLayout {
+  int cols = 0;
+  size_t groups() const { return static_cast<size_t>(cols) / kTileColumns; }
+  size_t scale_offset() const { return static_cast<size_t>(cols); }
+  size_t sum_offset() const { return scale_offset() + 4 * groups(); }
+  size_t code_sum_offset() const { return sum_offset() + 4 * groups(); }
+  size_t half_sum_offset() const { return code_sum_offset() + 4 * groups(); }
+  size_t half_code_sum_offset() const { return half_sum_offset() + 8 * groups(); }
+  size_t bytes() const { return (half_code_sum_offset() + 8 * groups() + 63) / 64 * 64; }
+};
+
+inline constexpr int kBlockGroups = 4;                        // 8-row groups that one Multiply call covers at most
+inline constexpr int kBlockRows = kBlockGroups * kGroupRows;  // outputs of a block
+inline constexpr int kSegmentTokens = 256;                    // attention merges partial results of this many positions
+
+inline constexpr int kScanBlock = 32;  // logits per maximum
+
+// y block = up to four consecutive 8-row groups of a matrix times all activation rows.
+struct MultiplyArgs {
+  const CpuMatrix* matrix = nullptr;
+  int first_group = 0;
+  int num_groups = 0;             // 1…kBlockGroups
+  const uint8_t* rows = nullptr;  // activation records (quantised kinds) or f32 rows
+  size_t row_stride = 0;          // bytes
+  int num_rows = 0;
+  uint8_t* scratch = nullptr;  // ExpandedBytes(cols), 64-byte aligned
+  float* out = nullptr;        // [num_rows][kBlockRows]; columns of absent groups are left alone
+};
+constexpr size_t ExpandedBytes(int cols) {
+  return static_cast<size_t>(cols + kTileColumns - 1) / kTileColumns * kBlockGroups * (kGroupRows * (8 + kTileColumns));
+}
+
+// The segment kernel reads stored values divided by this power of two: the caller multiplies q (for K) and the result
+// (for V) with it, and both stay exact.
+constexpr float KvLoadFactor(KvFormat format) { return format == KvFormat::kE4M3 ? 256.0f : 1.0f; }
+
+// Attention of a few query vectors that read one KV head, over the positions [begin, end) of one segment.
+struct SegmentArgs {
+  const PagedKvView* kv = nullptr;
+  const int32_t* pages = nullptr;  // of the sequence, from its token 0
+  int layer = 0;
+  int kv_head = 0;
+  int begin = 0;      // multiple of kSegmentTokens
+  int end = 0;        // <= begin + kSegmentTokens; tokens from here on are not read
+  int num_rows = 0;   // row i stands at position first_position + i and sees nothing later
+  int num_heads = 0;  // query heads per row
+  int first_position = 0;
+  int window = 0;
+  const float* q = nullptr;   // [num_rows * num_heads][head_dim], times the attention scale and K's KvLoadFactor
+  float* tile = nullptr;      // [page_tokens * head_dim]
+  float* scores = nullptr;    // [num_rows * num_heads][kSegmentTokens]
+  float* v_scales = nullptr;  // [kSegmentTokens]
+  // Results, per query vector: the maximum score, sum of exp(score - max), sum of exp(score - max) * V [head_dim] /
+  // KvLoadFactor. A vector that sees nothing of the segment gets sum 0.
+  float* max = nullptr;
+  float* sum = nullptr;
+  float* acc = nullptr;
+};
+
+struct KernelTable {
+  Isa isa;
+
+  // out = x / sqrt(mean(x^2) + eps) * weight.
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  // x [layout.cols] to a record; halves: also the per-16 sums.
+  void (*quantize_row)(const float* x, ActivationLayout layout, bool halves, uint8_t* record);
+  void (*multiply)(const MultiplyArgs& args);
+  // to[i] += from[i].
+  void (*add)(const float* from, int n, float* to);
+  // out[i] = act(gate[i]) * up[i].
+  void (*gate)(FfnActivation activation, const float* gate, const float* up, int n, float* out);
+  // One token's K and V of one layer into its slot; the same bits as AppendToken. Returns saturated values.
+  int (*append_token)(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v);
+  // q[i] *= factor.
+  void (*scale)(float factor, int n, const float* from, float* to);
+
+  void (*attend_segment)(const SegmentArgs& args);
+  // Folds a segment's (max, sum, acc) into the running one of the segments before it; running sum 0 = nothing yet.
+  void (*merge_segment)(float max, float sum, const float* acc, int head_dim, float* run_max, float* run_sum,
+                        float* run_acc);
+  // The maximum of every kScanBlock logits, NaN left out. out: [ceil(n / kScanBlock)].
+  void (*block_max)(const float* x, int n, float* out);
+  // sum of exp((x[i] - max) * factor); NaN counts as minus infinity.
+  double (*sum_exp)(const float* x, int n, float max, float factor);
+
+  // Multiply-adds done by `iterations` rounds of the int8 dot product on registers (the arithmetic roof).
+  int64_t (*int8_stream)(int64_t iterations, int32_t* sink);
+  // Sum of all bytes as 64-bit words, in wide loads (the read roof).
+  uint64_t (*read_stream)(const uint8_t* data, size_t bytes);
+};
+
+// CHECK-fails for a family that this build or processor lacks.
+const KernelTable& GetKernels(Isa isa);
+
+}  // namespace dunlin::kernels::cpu
+
+#endif  // DUNLIN_KERNELS_CPU_ISA_KERNEL_TABLE_H_

@@ -1,0 +1,23 @@
+// The tables of the compiled families (private to kernels/cpu/isa). Thread-safety: constants.
+#ifndef DUNLIN_KERNELS_CPU_ISA_TARGETS_H_
+#define DUNLIN_KERNELS_CPU_ISA_TARGETS_H_
+
+#include "kernels/cpu/isa/kernel_table.h"
+
+namespace dunlin::kernels::cpu {
+
+namespace scalar_target {
+extern const KernelTable kTable;
+}
+#if defined(__x86_64__)
+namespace avx2_target {
+extern const KernelTable kTable;
+}
+namespace avx512vnni_target {
+extern const KernelTable kTable;
+}
+#endif
+
+}  // namespace dunlin::kernels::cpu
+
+#endif  // DUNLIN_KERNELS_CPU_ISA_TARGETS_H_

@@ -1,0 +1,26 @@
+// Splits GGUF blocks into integer codes with one scale and one minimum per 16 columns, the form that packing needs;
+// value = scale * code + min, each operation rounding on its own, equals DequantizeRow.
+// Thread-safety: pure functions.  Errors: CHECK on a type without codes (F32, F16, BF16).  Source: the published block
+// layouts (kernels/quant_format*.cc is the reference the tests compare with).
+#ifndef DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
+#define DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
+
+#include <cstdint>
+
+#include "kernels/dtype.h"
+
+namespace dunlin::kernels::cpu {
+
+// 32 consecutive columns of a row.
+struct CodeGroup {
+  int8_t codes[32];
+  float scale[2];  // of columns 0…15 and 16…31; equal where the type has one per 32
+  float min[2];
+};
+
+// Group `index` (columns 32 * index…) of the block at `block`. Q4_0 gives codes 0…15 with min = -8 * scale.
+CodeGroup UnpackGroup(DType type, const uint8_t* block, int index);
+
+}  // namespace dunlin::kernels::cpu
+
+#endif  // DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
