@@ -32,10 +32,10 @@ void Renormalise(std::vector<Candidate>* candidates) {
 void Describe(const std::vector<double>& logits, int32_t token, int num_top, SampleResult* result) {
   const double max = *std::max_element(logits.begin(), logits.end());
   double sum = 0.0;
-  for (const double l : logits) sum += std::exp(l - max);
-  const double log_sum = max + std::log(sum);
+  for (const double l : logits) sum += l == max ? 1.0 : std::exp(l - max);
   const double own = logits[static_cast<size_t>(token)];
-  result->logprob = static_cast<float>(own - log_sum);
+  const auto logprob = [max, sum](double l) { return static_cast<float>((l == max ? 0.0 : l - max) - std::log(sum)); };
+  result->logprob = logprob(own);
   int32_t rank = 1;
   for (size_t i = 0; i < logits.size(); ++i) {
     if (logits[i] > own || (logits[i] == own && static_cast<int32_t>(i) < token)) ++rank;
@@ -51,7 +51,7 @@ void Describe(const std::vector<double>& logits, int32_t token, int num_top, Sam
                     });
   for (size_t i = 0; i < n; ++i) {
     result->top_ids.push_back(order[i]);
-    result->top_logprobs.push_back(static_cast<float>(logits[static_cast<size_t>(order[i])] - log_sum));
+    result->top_logprobs.push_back(logprob(logits[static_cast<size_t>(order[i])]));
   }
 }
 
@@ -101,8 +101,8 @@ int32_t Draw(const SampleParams& params, const std::vector<double>& logits) {
   const double max = *std::max_element(logits.begin(), logits.end());
   std::vector<Candidate> candidates;
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (logits[i] == kNegativeInfinity) continue;
-    candidates.push_back({static_cast<int32_t>(i), std::exp((logits[i] - max) / temperature)});
+    const double p = std::exp((logits[i] - max) / temperature);
+    if (p > 0.0) candidates.push_back({static_cast<int32_t>(i), p});
   }
   std::sort(candidates.begin(), candidates.end(), MoreLikely);
   if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates.size()) {
@@ -153,7 +153,7 @@ void SampleReference(const float* logits, int vocab, const SampleParams& params,
     const auto best = std::max_element(adjusted.begin(), adjusted.end());
     if (*best == kNegativeInfinity) {
       result->token = static_cast<int32_t>(std::max_element(raw.begin(), raw.end()) - raw.begin());
-    } else if (params.temperature == 0.0f) {
+    } else if (params.temperature == 0.0f || std::isinf(*best)) {
       result->token = static_cast<int32_t>(best - adjusted.begin());
     } else {
       result->token = Draw(params, adjusted);
@@ -162,20 +162,23 @@ void SampleReference(const float* logits, int vocab, const SampleParams& params,
   if (params.num_top >= 0) Describe(raw, result->token, params.num_top, result);
 }
 
-uint64_t RandomBits(uint64_t seed, uint64_t position) {
-  // Philox4x32-10 (Salmon et al., SC'11): counter = (position, 0), key = seed.
-  uint32_t c[4] = {static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0};
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xD2511F53} * c[0];
-    const uint64_t p1 = uint64_t{0xCD9E8D57} * c[2];
-    const uint32_t next[4] = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(p1),
-                              static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(p0)};
-    std::copy(next, next + 4, c);
-    k0 += 0x9E3779B9;
-    k1 += 0xBB67AE85;
+    const uint64_t p0 = uint64_t{0xD2511F53} * counter[0];
+    const uint64_t p1 = uint64_t{0xCD9E8D57} * counter[2];
+    counter = {static_cast<uint32_t>(p1 >> 32) ^ counter[1] ^ key[0], static_cast<uint32_t>(p1),
+               static_cast<uint32_t>(p0 >> 32) ^ counter[3] ^ key[1], static_cast<uint32_t>(p0)};
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
   }
-  return (uint64_t{c[1]} << 32) | c[0];
+  return counter;
+}
+
+uint64_t RandomBits(uint64_t seed, uint64_t position) {
+  const std::array<uint32_t, 4> words =
+      Philox({static_cast<uint32_t>(position), static_cast<uint32_t>(position >> 32), 0, 0},
+             {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  return (uint64_t{words[1]} << 32) | words[0];
 }
 
 double RandomUniform(uint64_t seed, uint64_t position) {

@@ -8,6 +8,7 @@
 #ifndef DUNLIN_KERNELS_SAMPLING_H_
 #define DUNLIN_KERNELS_SAMPLING_H_
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -53,11 +54,15 @@ struct SampleResult {
 
 // The sample op in plain code, in double: the definition that every backend's fast version is tested against.
 // logits: [vocab]; result is overwritten. CHECK-fails when vocab < 1 or an id is outside the vocabulary. If every token
-// is banned the most likely raw token wins. NaN logits count as -infinity.
+// is banned the most likely raw token wins. A broken model does not break the sampler: NaN counts as -infinity, and
+// +infinity wins without a draw.
 void SampleReference(const float* logits, int vocab, const SampleParams& params, SampleResult* result);
 
-// 64 uniform bits for one draw: a counter-based generator (Philox4x32-10) keyed by the seed, so batching, preemption
-// and failover never change a draw.
+// Philox4x32-10, a counter-based generator (Salmon et al., SC'11).
+std::array<uint32_t, 4> Philox(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);
+
+// 64 uniform bits for one draw: the first two words of Philox(counter = position, key = seed), low word first; so
+// batching, preemption and failover never change a draw.
 uint64_t RandomBits(uint64_t seed, uint64_t position);
 // The draw's uniform in [0, 1): the top 53 bits.
 double RandomUniform(uint64_t seed, uint64_t position);

@@ -44,14 +44,15 @@ ChoiceAssembler::ChoiceAssembler(const model::Tokenizer* tokenizer, const Choice
       stops_(options.stop, options.include_stop) {}
 
 void ChoiceAssembler::AppendText(uint32_t id) {
-  const bool withheld =
-      !options_.include_stop && num_tokens_ > options_.min_tokens && stop_token_ids_.contains(id);
+  const bool withheld = !options_.include_stop && num_tokens_ > options_.min_tokens && stop_token_ids_.contains(id);
   if (withheld) return;
   std::string text;
   decoder_.Append(static_cast<model::TokenId>(id), &text);
-  // Stop strings end a choice whether or not its text is wanted.
+  // Stop strings end a choice whether or not its text is wanted, but not before min_tokens.
   std::string let_through;
-  if (const std::optional<size_t> stop = stops_.Append(text, &let_through); stop.has_value()) {
+  if (num_tokens_ <= options_.min_tokens) {
+    let_through = std::move(text);
+  } else if (const std::optional<size_t> stop = stops_.Append(text, &let_through); stop.has_value()) {
     matched_stop_ = stops_.stop(*stop);
   }
   if (options_.text) pending_.mutable_text()->append(let_through);
@@ -60,15 +61,15 @@ void ChoiceAssembler::AppendText(uint32_t id) {
 absl::Status ChoiceAssembler::Append(const worker::v1::Tokens& tokens) {
   const bool has_logprobs = tokens.logprobs_size() > 0;
   if (has_logprobs && tokens.logprobs_size() != tokens.ids_size()) {
-    return absl::InternalError(absl::StrCat("worker sent ", tokens.logprobs_size(), " log-probabilities for ",
-                                            tokens.ids_size(), " tokens"));
+    return absl::InternalError(
+        absl::StrCat("worker sent ", tokens.logprobs_size(), " log-probabilities for ", tokens.ids_size(), " tokens"));
   }
   for (int i = 0; i < tokens.ids_size(); ++i) {
     if (finished_ || matched_stop_.has_value()) break;
     const uint32_t id = tokens.ids(i);
     if (!InVocabulary(*tokenizer_, id)) {
-      return absl::InternalError(absl::StrCat("worker sent token ", id, " outside the vocabulary of ",
-                                              tokenizer_->vocab_size()));
+      return absl::InternalError(
+          absl::StrCat("worker sent token ", id, " outside the vocabulary of ", tokenizer_->vocab_size()));
     }
     ++num_tokens_;
     ++tokens_since_delta_;

@@ -1,12 +1,17 @@
 #include "kernels/cpu/thread_pool.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 
 namespace dunlin::kernels::cpu {
 namespace {
 
-// About 50 microseconds of pauses: longer than the gaps between the ops of a step, far below a scheduler's time slice.
-constexpr int kSpins = 2000;
+// Rounds of waiting before a thread parks. The most is about 50 microseconds: longer than the gaps between the ops of a
+// step, far below a scheduler's time slice. Each wait that had to park halves the next one's rounds and each that did
+// not doubles them, so that threads which must share a core give it to each other at once instead of spinning on it.
+constexpr int kMaxSpins = 2000;
+constexpr int kMinSpins = 60;
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -16,12 +21,16 @@ inline void Pause() {
 #endif
 }
 
-// Waits until *word differs from seen.
-void SpinThenPark(const std::atomic<uint32_t>& word, uint32_t seen) {
-  for (int i = 0; i < kSpins; ++i) {
-    if (word.load(std::memory_order_acquire) != seen) return;
+// Waits until word differs from seen. *spins: the calling thread's rounds, adapted.
+void SpinThenPark(const std::atomic<uint32_t>& word, uint32_t seen, int* spins) {
+  for (int i = 0; i < *spins; ++i) {
+    if (word.load(std::memory_order_acquire) != seen) {
+      *spins = std::min(*spins * 2, kMaxSpins);
+      return;
+    }
     Pause();
   }
+  *spins = std::max(*spins / 2, kMinSpins);
   while (word.load(std::memory_order_acquire) == seen) word.wait(seen, std::memory_order_acquire);
 }
 
@@ -29,6 +38,7 @@ void SpinThenPark(const std::atomic<uint32_t>& word, uint32_t seen) {
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
   CHECK_GE(num_threads, 1);
+  spins_ = std::vector<Spins>(static_cast<size_t>(num_threads), Spins{kMaxSpins});
   workers_.reserve(static_cast<size_t>(num_threads - 1));
   for (int t = 1; t < num_threads; ++t) workers_.emplace_back([this, t] { WorkerLoop(t); });
 }
@@ -50,22 +60,22 @@ void ThreadPool::RunErased(JobFn fn, void* arg) {
   }
   Context context(this, 0);
   fn(arg, context);
-  BarrierWait();
+  BarrierWait(0);
 }
 
 void ThreadPool::WorkerLoop(int thread) {
   uint32_t seen = 0;
   while (true) {
-    SpinThenPark(generation_, seen);
+    SpinThenPark(generation_, seen, &spins_[static_cast<size_t>(thread)].rounds);
     ++seen;  // a new job starts only after every thread has left the last one, so none is ever skipped
     if (stop_) return;
     Context context(this, thread);
     job_(job_arg_, context);
-    BarrierWait();
+    BarrierWait(thread);
   }
 }
 
-void ThreadPool::BarrierWait() {
+void ThreadPool::BarrierWait(int thread) {
   if (num_threads_ == 1) return;
   const uint32_t seen = barrier_generation_.load(std::memory_order_relaxed);
   if (barrier_arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
@@ -73,7 +83,7 @@ void ThreadPool::BarrierWait() {
     barrier_generation_.fetch_add(1, std::memory_order_release);
     barrier_generation_.notify_all();
   } else {
-    SpinThenPark(barrier_generation_, seen);
+    SpinThenPark(barrier_generation_, seen, &spins_[static_cast<size_t>(thread)].rounds);
   }
 }
 

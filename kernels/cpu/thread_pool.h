@@ -28,7 +28,7 @@ class ThreadPool {
     int thread() const { return thread_; }
     int num_threads() const { return pool_->num_threads_; }
     // Returns when every thread of the pool has arrived. What was written before it is seen after it.
-    void Barrier() { pool_->BarrierWait(); }
+    void Barrier() { pool_->BarrierWait(thread_); }
     // Hands out 0, 1, 2, … once each over all threads, apart for each phase of the job; ascending within a thread.
     int64_t Next(int phase) {
       return pool_->counters_[static_cast<size_t>(phase)].value.fetch_add(1, std::memory_order_relaxed);
@@ -63,9 +63,13 @@ class ThreadPool {
     std::atomic<int64_t> value{0};
   };
 
+  struct alignas(64) Spins {
+    int rounds;  // that the thread waits before it parks; its own
+  };
+
   void RunErased(JobFn fn, void* arg);
   void WorkerLoop(int thread);
-  void BarrierWait();
+  void BarrierWait(int thread);
 
   const int num_threads_;
   JobFn job_ = nullptr;  // written before, read after, the change of generation_
@@ -75,6 +79,7 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> barrier_generation_{0};
   alignas(64) std::atomic<int> barrier_arrived_{0};
   bool stop_ = false;  // published by generation_
+  std::vector<Spins> spins_;
   std::vector<std::thread> workers_;
 };
 

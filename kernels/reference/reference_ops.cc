@@ -26,23 +26,27 @@ void ParallelFor(int threads, int n, const std::function<void(int)>& body) {
   for (std::thread& t : pool) t.join();
 }
 
-// sum of w[i] * x[i] in double, in eight interleaved partial sums (so that the compiler may use vectors).
-double Dot(const float* w, const float* x, int n) {
+// sum of a[i] * b[i] in double, in eight interleaved partial sums (so that the compiler may use vectors).
+template <typename A, typename B>
+double Dot(const A* a, const B* b, int n) {
   double sums[8] = {};
   int i = 0;
   for (; i + 8 <= n; i += 8) {
-    for (int j = 0; j < 8; ++j) sums[j] += static_cast<double>(w[i + j]) * static_cast<double>(x[i + j]);
+    for (int j = 0; j < 8; ++j) sums[j] += static_cast<double>(a[i + j]) * static_cast<double>(b[i + j]);
   }
-  for (; i < n; ++i) sums[0] += static_cast<double>(w[i]) * static_cast<double>(x[i]);
+  for (; i < n; ++i) sums[0] += static_cast<double>(a[i]) * static_cast<double>(b[i]);
   return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
-// out[r, o] = W[o] . in[r] for every row and output. Weight rows outermost: each is read once.
+// out[r, o] = W[o] . in[r] for every row and output. Weight rows outermost: each is read and widened once.
 void MatMul(int threads, const ReferenceOps::Matrix& w, int num_rows, const float* in, float* out) {
+  const std::vector<double> x(in, in + Index(num_rows) * Index(w.cols));
   ParallelFor(threads, w.rows, [&](int o) {
+    const float* row = &w.values[Index(o) * Index(w.cols)];
+    const std::vector<double> wide(row, row + w.cols);
     for (int r = 0; r < num_rows; ++r) {
       out[Index(r) * Index(w.rows) + Index(o)] =
-          static_cast<float>(Dot(&w.values[Index(o) * Index(w.cols)], in + Index(r) * Index(w.cols), w.cols));
+          static_cast<float>(Dot(wide.data(), &x[Index(r) * Index(w.cols)], w.cols));
     }
   });
 }

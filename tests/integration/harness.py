@@ -70,7 +70,7 @@ class Server:
         self.addresses_file = os.path.join(self.scratch, "addresses.json")
         self.log_path = os.path.join(self.scratch, "log")
         self.log = open(self.log_path, "wb")
-        ports = ["--grpc-port=0", "--admin-port=0", "--port=0", "--metrics-port=0", "--worker-metrics-port=0"]
+        ports = ["--grpc-port=0", "--admin-port=0", "--metrics-port=0", "--worker-metrics-port=0"]
         self.process = subprocess.Popen(
             [str(BIN / "dunlin"), "serve", f"--model={MODEL}", f"--addresses-file={self.addresses_file}", *ports, *flags],
             stdout=self.log, stderr=subprocess.STDOUT)

@@ -19,26 +19,10 @@
 #include "base/clock.h"
 #include "kernels/sampling.h"
 #include "worker/model_runner.h"
+#include "worker/sampling/sampling_spec.h"
 #include "worker/service/token_stream.h"
 
 namespace dunlin::worker {
-
-// Sampling as the client asked, with every default filled in.
-struct SamplingSpec {
-  float temperature = 1.0f;
-  float top_p = 1.0f;
-  int32_t top_k = 0;
-  float min_p = 0.0f;
-  float typical_p = 1.0f;
-  float presence_penalty = 0.0f;
-  float frequency_penalty = 0.0f;
-  float repetition_penalty = 1.0f;
-  int32_t penalty_last_n = -1;  // -1 = the whole sequence
-  uint64_t seed = 0;
-  std::vector<kernels::TokenBias> logit_bias;
-  std::vector<int32_t> allowed_tokens;
-  std::vector<int32_t> banned_tokens;
-};
 
 struct NewSequence {
   std::string request_id;
@@ -67,7 +51,7 @@ struct EngineOptions {
   absl::Duration reader_stall_limit = absl::Seconds(30);
 };
 
-// A consistent picture, taken between steps.
+// A consistent picture, taken before and after each step; waiting is the count of now.
 struct EngineStats {
   int32_t running = 0;
   int32_t waiting = 0;

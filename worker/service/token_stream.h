@@ -61,7 +61,8 @@ struct StreamUpdate {
 
 class TokenStream {
  public:
-  // Called after something was added while the mailbox had been empty since the last Take. Set before submitting.
+  // Called after something was added while the mailbox had been empty since the last Take. Set before submitting. One
+  // call may still be under way when the consumer already took the end: what it captures must outlive that.
   void SetNotify(std::function<void()> notify);
 
   // Producer side (engine thread).
@@ -70,21 +71,36 @@ class TokenStream {
   void PushPromptLogprob(TokenLogprob logprob);
   void PushToken(int32_t token, const TokenLogprob* logprob);  // logprob may be nullptr
   void PushEnd(SequenceEnd end);                               // exactly once, last
-  // Estimated bytes waiting to be read; and since when the reader has taken nothing.
+  // Estimated bytes waiting to be read; 0 after a Take.
   size_t unread_bytes() const { return unread_bytes_.load(std::memory_order_relaxed); }
 
-  // Consumer side. Moves everything pending into *update; false when there was nothing.
+  // Consumer side. Replaces *update by everything pending; false when there was nothing. A consumer that passes the
+  // same object again lends its vectors' memory to the producer: then neither side allocates in the long run.
   bool Take(StreamUpdate* update);
 
-  // Consumer asks for the end; the engine honours it at its next step. Idempotent.
-  void Cancel() { cancelled_.store(true, std::memory_order_release); }
+  // Consumer asks for the end; the engine honours it at its next step. Idempotent. `at`: now by the engine's clock, for
+  // the metric of how long the pages stayed taken.
+  void Cancel(absl::Time at = absl::InfiniteFuture()) {
+    if (at != absl::InfiniteFuture()) cancel_nanos_.store(absl::ToUnixNanos(at), std::memory_order_relaxed);
+    cancelled_.store(true, std::memory_order_release);
+  }
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+  // When, if Cancel was told; else InfiniteFuture. Valid once cancelled().
+  absl::Time cancel_time() const {
+    const int64_t nanos = cancel_nanos_.load(std::memory_order_relaxed);
+    return nanos == kNoTime ? absl::InfiniteFuture() : absl::FromUnixNanos(nanos);
+  }
 
  private:
-  void Notify() ABSL_LOCKS_EXCLUDED(mu_);
+  static constexpr int64_t kNoTime = -1;
+
+  // Applies `change` to what is pending, counts its bytes, and notifies when the consumer has not been told yet.
+  template <typename Change>
+  void Add(size_t bytes, const Change& change) ABSL_LOCKS_EXCLUDED(mu_);
 
   std::function<void()> notify_;  // constant after SetNotify
   std::atomic<bool> cancelled_{false};
+  std::atomic<int64_t> cancel_nanos_{kNoTime};
   std::atomic<size_t> unread_bytes_{0};
   Mutex mu_;
   StreamUpdate pending_ ABSL_GUARDED_BY(mu_);

@@ -142,6 +142,12 @@ TEST(AppendTest, EveryFamilyWritesTheBitsOfTheDefinition) {
       if (round % 4 == 1) {
         for (float& x : k) x = specials[static_cast<size_t>(random.Int(0, 9))];
       }
+      if (round % 4 == 2) {  // the largest value exactly at, and just above, the format's limit times a power of two
+        for (float& x : k) x = 448.0f * scale * static_cast<float>(random.Int(-8, 8)) / 8.0f;
+        k[0] = 448.0f * scale;
+        for (float& x : v) x = std::nextafter(448.0f, 1000.0f) * scale * static_cast<float>(random.Int(-1, 1));
+        v[0] = std::nextafter(448.0f, 1000.0f) * scale;
+      }
       if (round == 2) std::fill(v.begin(), v.end(), -0.0f);
       if (round == 3) std::fill(k.begin(), k.end(), 1e-42f);
       if (round == 6) v[width / 2] = std::numeric_limits<float>::quiet_NaN();

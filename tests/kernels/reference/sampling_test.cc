@@ -1,5 +1,6 @@
 #include "kernels/sampling.h"
 
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -27,9 +28,14 @@ std::map<int32_t, int> Histogram(const std::vector<float>& logits, SampleParams 
   return counts;
 }
 
-// Known answers of philox4x32-10 as published with Random123: counter and key all zero, and all ones. Our counter's
-// upper half is zero, so the second is checked on the first vector's words only.
-TEST(RandomBits, TheZeroCounterGivesThePublishedWords) {
+// Known answers of philox4x32-10 as published with Random123.
+TEST(Philox, GivesThePublishedWords) {
+  using Words = std::array<uint32_t, 4>;
+  EXPECT_EQ(Philox({0, 0, 0, 0}, {0, 0}), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  const uint32_t f = 0xffffffff;
+  EXPECT_EQ(Philox({f, f, f, f}, {f, f}), (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(Philox({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}),
+            (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
   EXPECT_EQ(RandomBits(0, 0), (uint64_t{0xe169c58d} << 32) | 0x6627e8d5u);
 }
 
@@ -161,6 +167,42 @@ TEST(Sample, AForcedTokenIsJudgedNotDrawn) {
   EXPECT_EQ(r.token, 3);
   EXPECT_EQ(r.rank, 4);
   EXPECT_TRUE(r.top_ids.empty());
+}
+
+TEST(Sample, TheDrawWalksFromTheMostLikelyToken) {
+  // p = 0.1, 0.4, 0.05, 0.3, 0.15: cumulated from the top, id 1 to 0.4, id 3 to 0.7, id 4 to 0.85, id 0 to 0.95.
+  std::vector<float> logits;
+  for (const double p : {0.1, 0.4, 0.05, 0.3, 0.15}) logits.push_back(static_cast<float>(std::log(p)));
+  SampleParams params;
+  params.seed = 5;
+  for (uint64_t i = 0; i < 500; ++i) {
+    params.position = i;
+    const double u = RandomUniform(5, i);
+    ASSERT_EQ(Sample(logits, params).token, u < 0.4 ? 1 : u < 0.7 ? 3 : u < 0.85 ? 4 : u < 0.95 ? 0 : 2) << u;
+  }
+}
+
+TEST(Sample, LogitsThatAreNoNumbersDoNotBreakIt) {
+  const float inf = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  struct Case {
+    std::vector<float> logits;
+    int32_t token;
+  };
+  for (const Case& c :
+       {Case{{nan, nan, nan}, 0}, Case{{-inf, -inf, -inf}, 0}, Case{{nan, inf, inf}, 1}, Case{{nan, -inf, 1.0f}, 2}}) {
+    for (const float temperature : {0.0f, 1.0f}) {
+      SampleParams params;
+      params.temperature = temperature;
+      params.top_p = 0.9f;
+      params.typical_p = 0.9f;
+      params.num_top = 3;
+      const SampleResult result = Sample(c.logits, params);
+      EXPECT_EQ(result.token, c.token);
+      EXPECT_EQ(result.rank, 1);
+      EXPECT_FALSE(std::isnan(result.logprob));
+    }
+  }
 }
 
 }  // namespace

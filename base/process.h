@@ -1,0 +1,38 @@
+// What every server process does with its operating system: termination signals, the file limit, its supervisor, files
+// that change in one step. Thread-safety: TerminationSignals: Install once from the main thread, Wait from one thread;
+// the functions are thread-safe. Errors: kInternal with the path or call and the system's reason.
+#ifndef DUNLIN_BASE_PROCESS_H_
+#define DUNLIN_BASE_PROCESS_H_
+
+#include <chrono>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace dunlin {
+
+// SIGTERM and SIGINT, counted: the first asks to drain, the second ends the process at once (exit code 1). Before Arm()
+// a single one ends it (exit code 0): nothing is lost yet. Under a supervisor SIGINT is ignored: a terminal sends
+// Ctrl+C to everybody, and the supervisor then says SIGTERM; the two must not count as two. SIGPIPE is ignored.
+class TerminationSignals {
+ public:
+  static absl::Status Install(bool supervised);
+  static void Arm();
+  // True once a signal came; waits for one at most this long.
+  static bool Wait(std::chrono::milliseconds limit);
+};
+
+// Started by `dunlin serve` (the environment says DUNLIN_SUPERVISED=1).
+bool Supervised();
+// Arranges for SIGTERM when the supervisor dies: nobody could reach or stop us then.
+void FollowSupervisor();
+
+// One connection is one descriptor; the usual soft limit is reached by a few peers and probes too many.
+void RaiseFileLimit();
+
+// Replaces `path` in one step, so that a reader sees the old content or the new.
+absl::Status WriteFileAtomically(const std::string& path, const std::string& content);
+
+}  // namespace dunlin
+
+#endif  // DUNLIN_BASE_PROCESS_H_

@@ -1,0 +1,35 @@
+// The pages of one sequence, in token order. Thread-safety: engine thread only.  Owns: one reference per page.
+// Cost: allocates in Open alone (once per slot: the room is kept when it is reused).  Source: ours.
+#ifndef DUNLIN_KVSTORE_PAGE_TABLE_H_
+#define DUNLIN_KVSTORE_PAGE_TABLE_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kvstore/page_pool.h"
+
+namespace dunlin::kv {
+
+class PageTable {
+ public:
+  // Room for `max_pages`.
+  void Open(int32_t max_pages);
+  // Makes the table `num_pages` long; never shrinks. False, and nothing changed, when the pool has too few.
+  bool Grow(PagePool* pool, int32_t num_pages);
+  // Gives up every page, the last first, so that in the eviction queue a page never comes before those that follow it.
+  void Clear();
+
+  int32_t size() const { return static_cast<int32_t>(ids_.size()); }
+  int32_t capacity() const { return capacity_; }
+  std::span<const int32_t> ids() const { return ids_; }
+
+ private:
+  int32_t capacity_ = 0;
+  std::vector<PageRef> refs_;
+  std::vector<int32_t> ids_;  // of refs_, as the kernels read them
+};
+
+}  // namespace dunlin::kv
+
+#endif  // DUNLIN_KVSTORE_PAGE_TABLE_H_

@@ -1,0 +1,262 @@
+#include "tools/serve.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <span>
+#include <sstream>
+#include <thread>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/process.h"
+#include "base/status_macros.h"
+#include "proto/config_flags.h"
+#include "tools/child_process.h"
+#include "tools/flat_json.h"
+#include "tools/health.h"
+#include "tools/restart_policy.h"
+
+namespace dunlin::tools {
+namespace {
+
+constexpr char kSummary[] =
+    "Serves a model on this machine: one worker process per device and a gateway, supervised.\n"
+    "Ctrl+C (or SIGTERM) lets open streams finish; a second one ends at once.";
+constexpr absl::Duration kPollInterval = absl::Milliseconds(20);
+
+void Say(const std::string& line) { std::fprintf(stderr, "dunlin serve: %s\n", line.c_str()); }
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream in(path);
+  std::ostringstream out;
+  out << in.rdbuf();
+  return out.str();
+}
+
+// One supervised process.
+struct Child {
+  std::string name;
+  std::string program;
+  std::vector<std::string> args;
+  std::string addresses_path;  // the child writes it once it is ready
+  pid_t pid = -1;              // -1: not running
+  bool ready = false;
+  bool was_ready = false;                        // ever
+  absl::Time start_at = absl::InfiniteFuture();  // when to start it again
+  RestartPolicy policy = {};
+};
+
+class Supervisor {
+ public:
+  Supervisor(v1::ServerConfig config, std::string directory)
+      : config_(std::move(config)), directory_(std::move(directory)), clock_(Clock::Real()) {
+    const std::string bin = ExecutableDirectory();
+    const uint32_t workers = std::max(1u, config_.workers());
+    Child gateway{"gateway", bin + "/dunlin-gateway", FlagsFromConfig(config_, kGatewayFlags),
+                  directory_ + "/gateway.json"};
+    for (uint32_t i = 0; i < workers; ++i) {
+      const std::string name = absl::StrCat("worker", i);
+      const std::string socket = absl::StrCat("unix:", directory_, "/", name, ".sock");
+      Child worker{name, bin + "/dunlin-worker", WorkerFlags(i, workers), absl::StrCat(directory_, "/", name, ".json")};
+      worker.args.push_back("--listen=" + socket);
+      worker.args.push_back("--addresses-file=" + worker.addresses_path);
+      gateway.args.push_back("--worker-address=" + socket);
+      children_.push_back(std::move(worker));
+    }
+    gateway.args.push_back("--addresses-file=" + gateway.addresses_path);
+    children_.push_back(std::move(gateway));
+    sigemptyset(&signals_);
+    for (const int s : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&signals_, s);
+    pthread_sigmask(SIG_BLOCK, &signals_, nullptr);
+  }
+
+  int Run() {
+    for (Child& c : children_) {
+      if (const absl::Status s = Start(&c); !s.ok()) {
+        Say(std::string(s.message()));
+        exit_code_ = 1;
+        break;
+      }
+    }
+    while (exit_code_ < 0) {
+      const int signal = WaitForSignal();
+      if (signal == SIGINT || signal == SIGTERM) {
+        Say("ending: open streams may finish; a second signal ends at once");
+        exit_code_ = 0;
+        break;
+      }
+      Reap();
+      if (exit_code_ < 0) CheckReadiness();
+      if (exit_code_ < 0) StartDue();
+    }
+    StopAll();
+    return exit_code_;
+  }
+
+ private:
+  std::vector<std::string> WorkerFlags(uint32_t index, uint32_t workers) const {
+    v1::ServerConfig config = config_;
+    config.set_worker_id(absl::StrCat("worker", index));
+    if (config.worker_metrics_port() != 0) config.set_worker_metrics_port(config.worker_metrics_port() + index);
+    if (config.threads() == 0 && workers > 1) {
+      config.set_threads(std::max(1u, std::thread::hardware_concurrency() / workers));
+    }
+    return FlagsFromConfig(config, kWorkerFlags);
+  }
+
+  absl::Status Start(Child* c) {
+    std::error_code ignored;
+    std::filesystem::remove(c->addresses_path, ignored);
+    ASSIGN_OR_RETURN(c->pid, Spawn(c->program, c->args, {"DUNLIN_SUPERVISED=1"}));
+    c->ready = false;
+    c->start_at = absl::InfiniteFuture();
+    c->policy.OnStart(clock_->Now());
+    return absl::OkStatus();
+  }
+
+  // SIGINT or SIGTERM when one came; else 0 after a child ended or it is time to look around.
+  int WaitForSignal() {
+    const bool all_ready = std::all_of(children_.begin(), children_.end(), [](const Child& c) { return c.ready; });
+    absl::Duration wait = all_ready && announced_ ? absl::Hours(1) : kPollInterval;
+    for (const Child& c : children_) wait = std::min(wait, c.start_at - clock_->Now());
+    const timespec limit = absl::ToTimespec(std::max(wait, absl::ZeroDuration()));
+    const int signal = sigtimedwait(&signals_, nullptr, &limit);
+    return signal == SIGCHLD ? 0 : std::max(signal, 0);
+  }
+
+  void Reap() {
+    for (Child& c : children_) {
+      int status = 0;
+      if (c.pid < 0 || waitpid(c.pid, &status, WNOHANG) != c.pid) continue;
+      c.pid = -1;
+      c.ready = false;
+      if (c.name == "gateway" || !c.was_ready) {
+        // A worker that never served has a reason that a restart would only repeat.
+        Say(absl::StrCat(c.name, " ", DescribeExit(status)));
+        exit_code_ = std::max(1, ExitCode(status));
+        return;
+      }
+      const absl::Duration delay = c.policy.OnExit(clock_->Now());
+      c.start_at = clock_->Now() + delay;
+      Say(absl::StrCat(c.name, " ", DescribeExit(status), "; starting it again",
+                       delay > absl::ZeroDuration() ? absl::StrCat(" in ", absl::FormatDuration(delay)) : ""));
+    }
+  }
+
+  void CheckReadiness() {
+    bool changed = false;
+    for (Child& c : children_) {
+      if (c.pid < 0 || c.ready || !std::filesystem::exists(c.addresses_path)) continue;
+      c.ready = c.was_ready = changed = true;
+    }
+    const bool all_ready = std::all_of(children_.begin(), children_.end(), [](const Child& c) { return c.ready; });
+    if (!all_ready || (!changed && announced_)) return;
+    const std::map<std::string, std::string> addresses = Addresses();
+    // The gateway has its own view of the workers: ready means that it would serve.
+    if (!announced_ && !IsServing(addresses.at("grpc"), absl::Seconds(2))) return;
+    if (!config_.addresses_file().empty()) {
+      if (const absl::Status s = WriteFileAtomically(config_.addresses_file(), FlatJson(addresses)); !s.ok()) {
+        Say(std::string(s.message()));
+        exit_code_ = 1;
+        return;
+      }
+    }
+    for (const auto& [name, address] : addresses) {
+      if (!announced_) Say(absl::StrCat(name, " on ", address));
+    }
+    Say(announced_ ? "every worker is ready again" : "ready");
+    announced_ = true;
+  }
+
+  std::map<std::string, std::string> Addresses() const {
+    std::map<std::string, std::string> all;
+    for (const Child& c : children_) {
+      for (const auto& [key, value] : ParseFlatJson(ReadAll(c.addresses_path))) {
+        if (c.name == "gateway")
+          all[key] = value;
+        else if (key == "metrics")
+          all[c.name + "_metrics"] = value;
+      }
+    }
+    return all;
+  }
+
+  void StartDue() {
+    for (Child& c : children_) {
+      if (c.pid >= 0 || clock_->Now() < c.start_at) continue;
+      if (const absl::Status s = Start(&c); !s.ok()) {
+        Say(std::string(s.message()));
+        exit_code_ = 1;
+        return;
+      }
+    }
+  }
+
+  // The gateway first, so that its open streams still have their workers; then the workers.
+  void StopAll() {
+    const absl::Duration grace = absl::Seconds(config_.drain_timeout_seconds()) + absl::Seconds(5);
+    std::reverse(children_.begin(), children_.end());
+    Stop(std::span(children_).first(1), grace);
+    Stop(std::span(children_).subspan(1), grace);
+  }
+
+  void Stop(std::span<Child> group, absl::Duration grace) {
+    const auto send = [&](int signal) {
+      for (const Child& c : group) {
+        if (c.pid > 0) kill(c.pid, signal);
+      }
+    };
+    send(SIGTERM);
+    const absl::Time end = clock_->Now() + grace;
+    while (std::any_of(group.begin(), group.end(), [](const Child& c) { return c.pid > 0; })) {
+      const timespec limit = absl::ToTimespec(absl::Milliseconds(200));
+      const int signal = sigtimedwait(&signals_, nullptr, &limit);
+      const bool impatient = signal == SIGINT || signal == SIGTERM;
+      if (impatient || clock_->Now() > end) send(SIGKILL);
+      for (Child& c : group) {
+        int status = 0;
+        if (c.pid > 0 && waitpid(c.pid, &status, WNOHANG) == c.pid) c.pid = -1;
+      }
+    }
+  }
+
+  const v1::ServerConfig config_;
+  const std::string directory_;
+  const Clock* const clock_;
+  std::vector<Child> children_;  // workers, then the gateway
+  sigset_t signals_;
+  bool announced_ = false;
+  int exit_code_ = -1;  // < 0: go on
+};
+
+}  // namespace
+
+int Serve(const std::vector<std::string>& args) {
+  ParsedConfig parsed;
+  if (const std::optional<int> code = MainConfig(args, "dunlin serve", kSummary, kServeFlags, &parsed)) return *code;
+  if (parsed.config.model().empty()) {
+    Say("--model is required: the GGUF file to serve");
+    return 2;
+  }
+  const absl::StatusOr<std::string> directory = MakePrivateDirectory();
+  if (!directory.ok()) {
+    Say(std::string(directory.status().message()));
+    return 1;
+  }
+  const int code = Supervisor(parsed.config, *directory).Run();
+  RemoveDirectory(*directory);
+  return code;
+}
+
+}  // namespace dunlin::tools

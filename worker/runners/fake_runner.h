@@ -1,0 +1,76 @@
+// A ModelRunner without a model, for tests of everything above it. Its greedy next token is a hash of the whole prefix,
+// read back through the page table, so a wrong page gives wrong text; and it is the content oracle: every slot that
+// attention would read must hold the token that the sequence put there, at its position, after the same prefix.
+// Thread-safety: engine thread only; hooks are set before the first Step.  Owns: the slots.
+// Errors of Step: what the before_step hook returns. A slot with the wrong content, or two rows of a step in one slot,
+// is a bug of the caller and CHECK-fails. Cost: O(context) per sequence and step; a draw that is not plain greedy also
+// O(vocab log vocab). Source: ours.
+#ifndef DUNLIN_WORKER_RUNNERS_FAKE_RUNNER_H_
+#define DUNLIN_WORKER_RUNNERS_FAKE_RUNNER_H_
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "worker/model_runner.h"
+
+namespace dunlin::worker {
+
+struct FakeRunnerOptions {
+  int vocab_size = 97;
+  int max_model_len = 256;
+  int page_tokens = 16;
+  int32_t num_pages = 64;
+  int max_rows = 64;
+  uint64_t page_bytes = 1024;                                 // of the declared traffic
+  uint64_t weight_bytes = 1 << 20;                            // same
+  absl::Duration device_time = absl::Microseconds(100);       // reported for every step; nothing sleeps
+  std::function<absl::Status(const StepBatch&)> before_step;  // fails, delays or looks; may be empty
+  // Replaces the likeliest token after a prefix: (its hash, its length) -> token; may be empty.
+  std::function<int32_t(uint64_t, int32_t)> next_token;
+};
+
+class FakeRunner final : public ModelRunner {
+ public:
+  explicit FakeRunner(FakeRunnerOptions options);
+
+  const RunnerInfo& info() const override { return info_; }
+  absl::Status Step(const StepBatch& batch, StepResult* result) override;
+  absl::Status CopyPages(std::span<const PageCopy> copies) override;
+
+  // What an undisturbed sequence generates greedily: `count` tokens after `prompt`.
+  std::vector<int32_t> Greedy(std::span<const int32_t> prompt, int count) const;
+  // The logits after a prefix, [vocab]; the likeliest token has the only maximum.
+  void Logits(std::span<const int32_t> prefix, std::vector<float>* logits) const;
+
+ private:
+  struct Slot {
+    int32_t token = -1;
+    int32_t position = -1;
+    uint64_t prefix_hash = 0;  // of the tokens up to and with this one
+    int64_t written_in = -1;   // step
+  };
+
+  Slot& SlotAt(const kernels::SequenceSlice& sequence, int32_t position);
+  // Writes the rows' slots, then reads the context of the sequence as attention would.
+  void Append(const StepBatch& batch, const kernels::SequenceSlice& sequence);
+  void Verify(const kernels::SequenceSlice& sequence);
+  int32_t Likeliest(uint64_t prefix_hash, int32_t length) const;
+  void LogitsOf(uint64_t prefix_hash, int32_t length, std::vector<float>* logits) const;
+  void Sample(uint64_t prefix_hash, int32_t length, const kernels::SampleParams& params, kernels::SampleResult* out);
+  kernels::Traffic TrafficOf(const StepBatch& batch) const;
+
+  const FakeRunnerOptions options_;
+  RunnerInfo info_;
+  std::vector<Slot> slots_;                // [num_pages * page_tokens]
+  std::vector<uint64_t> row_prefix_hash_;  // of the current step
+  std::vector<float> logits_;
+  int64_t step_ = 0;
+};
+
+}  // namespace dunlin::worker
+
+#endif  // DUNLIN_WORKER_RUNNERS_FAKE_RUNNER_H_

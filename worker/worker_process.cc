@@ -1,0 +1,172 @@
+#include "worker/worker_process.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+#include "model/gguf/gguf_file.h"
+#include "model/model_config.h"
+#include "model/tokenizer/tokenizer.h"
+#include "nlohmann/json.hpp"
+#include "proto/config_flags.h"
+#include "worker/kv_formats.h"
+#include "worker/runners/cpu_runner.h"
+
+namespace dunlin::worker {
+namespace {
+
+absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& config,
+                                                const ProgressCallback& progress) {
+  ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
+  RunnerOptions options;
+  options.k_format = kv.k;
+  options.v_format = kv.v;
+  options.page_tokens = static_cast<int>(config.block_size());
+  options.max_rows = static_cast<int>(config.max_num_batched_tokens());
+  options.max_num_seqs = static_cast<int>(config.max_num_seqs());
+  options.threads = static_cast<int>(config.threads());
+  options.memory_utilization = config.gpu_memory_utilization();
+  options.progress = progress;
+  if (config.has_max_model_len()) {
+    ASSIGN_OR_RETURN(const uint64_t tokens, ParseSize(config.max_model_len()));
+    if (tokens > INT_MAX) return absl::InvalidArgumentError(absl::StrCat("--max-model-len: ", tokens, " is too large"));
+    options.max_model_len = static_cast<int>(tokens);
+  }
+  if (config.has_kv_cache_memory_bytes()) {
+    ASSIGN_OR_RETURN(options.kv_bytes, ParseSize(config.kv_cache_memory_bytes()));
+  }
+  return options;
+}
+
+v1::GetInfoResponse MakeInfo(const dunlin::v1::ServerConfig& config, const LoadedModel& loaded) {
+  const RunnerInfo& runner = loaded.runner->info();
+  v1::GetInfoResponse info;
+  info.set_served_model_name(loaded.model.name());
+  *info.mutable_model() = loaded.model;
+  dunlin::v1::WorkerInfo* worker = info.mutable_worker();
+  worker->set_device(runner.device);
+  worker->set_isa(runner.isa);
+  worker->set_page_size_tokens(static_cast<uint32_t>(runner.page_tokens));
+  worker->set_total_pages(static_cast<uint32_t>(runner.num_pages));
+  worker->set_max_num_seqs(config.max_num_seqs());
+  worker->set_max_num_batched_tokens(config.max_num_batched_tokens());
+  worker->set_max_model_len(static_cast<uint32_t>(runner.max_model_len));
+  worker->set_threads(static_cast<uint32_t>(runner.threads));
+  return info;
+}
+
+WorkerMetrics::Options MakeMetricsOptions(const dunlin::v1::ServerConfig& config, const LoadedModel& loaded) {
+  WorkerMetrics::Options options;
+  options.version = DUNLIN_VERSION;
+  options.commit = DUNLIN_COMMIT;
+  options.model = loaded.model.name();
+  options.quantization = loaded.model.quantization();
+  options.kv_cache_dtype = loaded.model.kv_cache_dtype();
+  options.memory_utilization = config.gpu_memory_utilization();
+  options.runner = loaded.runner->info();
+  const bool v6 = absl::StrContains(config.host(), ':') && !absl::StartsWith(config.host(), "[");
+  options.bind_address = absl::StrCat(v6 ? "[" : "", config.host(), v6 ? "]:" : ":", config.worker_metrics_port());
+  return options;
+}
+
+}  // namespace
+
+std::string ServedModelName(const dunlin::v1::ServerConfig& config) {
+  if (!config.served_model_name().empty()) return config.served_model_name();
+  std::string name = config.model().substr(config.model().rfind('/') + 1);  // npos + 1 = 0
+  if (const size_t dot = name.rfind('.'); dot != std::string::npos && dot > 0) name.resize(dot);
+  return name;
+}
+
+absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, const ProgressCallback& progress) {
+  if (config.device() == "cuda") {
+    return absl::UnimplementedError("--device cuda: this build has no CUDA backend; use --device cpu or auto");
+  }
+  if (config.model().empty()) return absl::InvalidArgumentError("--model: needs a model file (GGUF)");
+  ASSIGN_OR_RETURN(const RunnerOptions options, MakeRunnerOptions(config, progress));
+  ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(config.model()));
+  ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
+  // The vocabulary first: a file that cannot be served is refused before its weights are packed.
+  ASSIGN_OR_RETURN(const std::unique_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Create(file->gguf()));
+  LoadedModel loaded;
+  loaded.end_of_generation = tokenizer->end_of_generation();
+  ASSIGN_OR_RETURN(loaded.runner, CreateCpuRunner(*file, options));
+  loaded.model.set_name(ServedModelName(config));
+  loaded.model.set_architecture(shape.architecture);
+  loaded.model.set_quantization(shape.quantization);
+  loaded.model.set_kv_cache_dtype(kv.name);
+  loaded.model.set_context_tokens(static_cast<uint32_t>(loaded.runner->info().max_model_len));
+  loaded.model.set_vocab_size(static_cast<uint32_t>(loaded.runner->info().vocab_size));
+  loaded.model.set_ready_workers(1);
+  return loaded;
+}
+
+absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin::v1::ServerConfig& config,
+                                                                    const StartOptions& options) {
+  const Clock* const clock = Clock::Real();
+  const absl::Time begun = clock->Now();
+  std::unique_ptr<WorkerProcess> process(new WorkerProcess);
+  // Listening comes first: a taken address is told before seconds of loading, and probes see NOT_SERVING meanwhile.
+  ASSIGN_OR_RETURN(process->server_, WorkerServer::Start(config.listen(), config.worker_id()));
+  ASSIGN_OR_RETURN(process->loaded_, options.load(config, options.progress));
+  const RunnerInfo& runner = process->loaded_.runner->info();
+  WorkerMetrics::Options metrics_options = MakeMetricsOptions(config, process->loaded_);
+  if (!options.serve_metrics) metrics_options.bind_address.clear();
+  ASSIGN_OR_RETURN(process->metrics_, WorkerMetrics::Create(metrics_options, clock));
+
+  EngineOptions engine_options;
+  engine_options.max_num_seqs = static_cast<int>(config.max_num_seqs());
+  engine_options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
+  engine_options.end_of_generation = process->loaded_.end_of_generation;
+  ASSIGN_OR_RETURN(process->engine_,
+                   Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->metrics_.get()));
+  Engine* const engine = process->engine_.get();
+  WorkerMetrics* const metrics = process->metrics_.get();
+  metrics->SetSnapshot([engine] { return engine->Snapshot(); });
+
+  ServingEngine serving;
+  serving.engine = engine;
+  serving.clock = clock;
+  serving.runner = runner;
+  serving.info = MakeInfo(config, process->loaded_);
+  serving.bandwidth_bytes_per_second = [metrics] { return metrics->bandwidth_bytes_per_second(); };
+  process->server_->SetReady(std::move(serving));
+
+  process->summary_ = absl::StrFormat(
+      "worker %s ready: model %s (%s), device %s%s, isa %s, threads %d, %d pages of %d tokens (%s), loaded in %.1f s, "
+      "grpc %s, metrics %s",
+      config.worker_id(), process->loaded_.model.name(), process->loaded_.model.quantization(), runner.device,
+      config.device() == "auto" ? " (auto: this build has no CUDA backend)" : "", runner.isa, runner.threads,
+      runner.num_pages, runner.page_tokens, process->loaded_.model.kv_cache_dtype(),
+      absl::ToDoubleSeconds(clock->Now() - begun), process->grpc_address(), process->metrics_address());
+  return process;
+}
+
+WorkerProcess::~WorkerProcess() {
+  if (metrics_ != nullptr) metrics_->SetSnapshot(nullptr);
+  // The calls first: each uses the engine until it is done.
+  if (server_ != nullptr) server_->Shutdown(absl::ZeroDuration());
+  server_.reset();
+  engine_.reset();
+}
+
+std::string WorkerProcess::AddressesJson() const {
+  return nlohmann::json{{"grpc", grpc_address()}, {"metrics", metrics_address()}}.dump() + "\n";
+}
+
+void WorkerProcess::BeginDrain() {
+  server_->SetNotServing();
+  engine_->StopAdmission();
+}
+
+}  // namespace dunlin::worker
