@@ -15,7 +15,8 @@ constexpr absl::Duration kMinRetry = absl::Milliseconds(100);
 
 absl::Duration Admission::EstimatedWait() const {
   // max_active streams end once per mean duration; a newcomer needs everyone before it and one more to end.
-  const double turns = static_cast<double>(queue_.size() + 1) / static_cast<double>(std::max<size_t>(limits_.max_active, 1));
+  const double turns =
+      static_cast<double>(queue_.size() + 1) / static_cast<double>(std::max<size_t>(limits_.max_active, 1));
   return mean_stream_ * turns;
 }
 
@@ -40,9 +41,9 @@ Admission::Entry Admission::Enter(absl::Time deadline) {
   }
   if (queue_.size() >= limits_.max_queued) return {.refusal = QueueFull()};
   if (const absl::Duration wait = EstimatedWait(); now + wait > deadline) {
-    absl::Status status = absl::DeadlineExceededError(absl::StrCat(
-        "predicted wait in the queue ", absl::FormatDuration(wait), " exceeds the time left ",
-        absl::FormatDuration(deadline - now)));
+    absl::Status status =
+        absl::DeadlineExceededError(absl::StrCat("predicted wait in the queue ", absl::FormatDuration(wait),
+                                                 " exceeds the time left ", absl::FormatDuration(deadline - now)));
     AttachErrorInfo("DEADLINE_PREDICTED", {}, &status);
     AttachRetryInfo(std::max(wait, kMinRetry), &status);
     return {.refusal = status};

@@ -1,8 +1,8 @@
 // Who may stream now, who waits, who is refused: at most max_active streams and a bounded first-in-first-out queue.
 // Thread-safety: none; gateway/admission_gate.h locks it.  Borrows: the clock.  Pure otherwise: no threads, no gRPC.
-// Errors (kRefused): kResourceExhausted with RetryInfo and QuotaFailure when the queue is full; kDeadlineExceeded when the
-// deadline passed or, by the mean duration of past streams, will pass in the queue.
-// Cost: O(1) per call, O(queue) to leave it from the middle.  Source: ours.
+// Errors (kRefused): kResourceExhausted with RetryInfo and QuotaFailure when the queue is full; kDeadlineExceeded when
+// the deadline passed or, by the mean duration of past streams, will pass in the queue. Cost: O(1) per call, O(queue)
+// to leave it from the middle.  Source: ours.
 #ifndef DUNLIN_GATEWAY_ADMISSION_H_
 #define DUNLIN_GATEWAY_ADMISSION_H_
 
@@ -29,9 +29,9 @@ class Admission {
   enum class Decision : uint8_t { kAdmitted, kQueued, kRefused };
   struct Entry {
     Decision decision = Decision::kRefused;
-    AdmissionTicket ticket{};   // valid unless refused
+    AdmissionTicket ticket{};     // valid unless refused
     uint32_t queue_position = 0;  // requests before this one; 0 when admitted
-    absl::Status refusal;       // not OK exactly when refused
+    absl::Status refusal;         // not OK exactly when refused
   };
   // Who moved because somebody left.
   struct Changes {

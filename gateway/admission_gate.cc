@@ -18,16 +18,17 @@ void AdmissionGate::Leave(AdmissionTicket ticket) {
     MutexLock lock(&mu_);
     waiting_.erase(ticket);
     const Admission::Changes changes = admission_.Leave(ticket);
-    const auto take = [&](AdmissionTicket moved, absl::Status status) {
-      const auto it = waiting_.find(moved);
-      if (it == waiting_.end()) return;
+    std::vector<std::pair<AdmissionTicket, absl::Status>> moved;
+    for (const AdmissionTicket expired : changes.expired) {
+      moved.emplace_back(expired, absl::DeadlineExceededError("deadline passed in the queue"));
+    }
+    for (const AdmissionTicket admitted : changes.admitted) moved.emplace_back(admitted, absl::OkStatus());
+    for (auto& [moved_ticket, status] : moved) {
+      const auto it = waiting_.find(moved_ticket);
+      if (it == waiting_.end()) continue;
       calls.emplace_back(std::move(it->second), std::move(status));
       waiting_.erase(it);
-    };
-    for (const AdmissionTicket moved : changes.expired) {
-      take(moved, absl::DeadlineExceededError("deadline passed in the queue"));
     }
-    for (const AdmissionTicket moved : changes.admitted) take(moved, absl::OkStatus());
   }
   for (auto& [on_turn, status] : calls) on_turn(status);
 }

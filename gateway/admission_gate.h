@@ -19,8 +19,8 @@ class AdmissionGate {
  public:
   AdmissionGate(const Admission::Limits& limits, const Clock* clock) : admission_(limits, clock) {}
 
-  // on_turn is called once if the entry is queued: OK = admitted, DEADLINE_EXCEEDED = expired in the queue. Not called after
-  // Leave returned, but it may be running then.
+  // on_turn is called once if the entry is queued: OK = admitted, DEADLINE_EXCEEDED = expired in the queue. Not called
+  // after Leave returned, but it may be running then.
   Admission::Entry Enter(absl::Time deadline, std::function<void(absl::Status)> on_turn) ABSL_LOCKS_EXCLUDED(mu_);
   void Leave(AdmissionTicket ticket) ABSL_LOCKS_EXCLUDED(mu_);
 

@@ -35,8 +35,7 @@ class ControlServiceImpl final : public v1::ControlService::CallbackService {
   // Ends every WatchLoad, and later ones at once: a server waits for its open calls when it shuts down.
   void Close() ABSL_LOCKS_EXCLUDED(mu_);
 
-  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context,
-                                          const v1::GetServerInfoRequest* request,
+  grpc::ServerUnaryReactor* GetServerInfo(grpc::CallbackServerContext* context, const v1::GetServerInfoRequest* request,
                                           v1::GetServerInfoResponse* response) override;
   grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest* request,
                                     v1::GetLoadResponse* response) override;

@@ -142,8 +142,8 @@ absl::Status Gateway::Impl::Start() {
   workers_for_health = workers.get();
   UpdateHealth();
   const bool reflection = options.reflection.value_or(IsLoopback(options.host));
-  ASSIGN_OR_RETURN(public_listener, OpenListener(options.host, options.grpc_port, reflection,
-                                                 {inference.get(), &public_health}));
+  ASSIGN_OR_RETURN(public_listener,
+                   OpenListener(options.host, options.grpc_port, reflection, {inference.get(), &public_health}));
   ASSIGN_OR_RETURN(admin_listener,
                    OpenListener(options.host, options.admin_port, true, {control.get(), &admin_health}));
   return absl::OkStatus();

@@ -1,8 +1,7 @@
-// A whole gateway in one object: listeners, services, worker pool, admission, metrics. Used by main.cc and, in process, by
-// tests.  Thread-safety: thread-safe, except that Shutdown is called once.
-// Owns: everything; the destructor shuts down at once.  Borrows: the clock.
-// Errors: Create: those of the model file; kUnavailable for an address that cannot be bound, naming it.
-// Source: ours.
+// A whole gateway in one object: listeners, services, worker pool, admission, metrics. Used by main.cc and, in process,
+// by tests.  Thread-safety: thread-safe, except that Shutdown is called once. Owns: everything; the destructor shuts
+// down at once.  Borrows: the clock. Errors: Create: those of the model file; kUnavailable for an address that cannot
+// be bound, naming it. Source: ours.
 #ifndef DUNLIN_GATEWAY_GATEWAY_H_
 #define DUNLIN_GATEWAY_GATEWAY_H_
 
@@ -24,7 +23,7 @@ struct GatewayOptions {
   std::string served_model_name;   // "" = from the file's name
   std::string chat_template_path;  // "" = the model's own
   std::string host = "127.0.0.1";
-  uint32_t grpc_port = 0;     // 0 = any free one, here and below
+  uint32_t grpc_port = 0;  // 0 = any free one, here and below
   uint32_t admin_port = 0;
   std::optional<uint32_t> metrics_port;  // unset = no HTTP listener
   std::vector<std::string> worker_addresses;
@@ -54,8 +53,8 @@ class Gateway {
   // The metrics in Prometheus' text format.
   std::string MetricsText() const;
 
-  // Refuses new calls and reports NOT_SERVING; blocks until open streams ended or the time passed, and then ends the rest
-  // with UNAVAILABLE and their position. True when all ended by themselves.
+  // Refuses new calls and reports NOT_SERVING; blocks until open streams ended or the time passed, and then ends the
+  // rest with UNAVAILABLE and their position. True when all ended by themselves.
   bool Drain(absl::Duration deadline);
   // Takes calls again.
   void Undrain();

@@ -1,8 +1,7 @@
-// grpc.health.v1 for our listeners: Check and Watch by name. Ours instead of the packaged one, because that starts as SERVING
-// and is switched on for every server of a process at once.
-// Thread-safety: thread-safe.  Owns: the table of names; watchers delete themselves when their calls end.
-// Errors: Check: NOT_FOUND for a name never set; Watch reports SERVICE_UNKNOWN for it and goes on.
-// Source: the gRPC health checking protocol.
+// grpc.health.v1 for our listeners: Check and Watch by name. Ours instead of the packaged one, because that starts as
+// SERVING and is switched on for every server of a process at once. Thread-safety: thread-safe.  Owns: the table of
+// names; watchers delete themselves when their calls end. Errors: Check: NOT_FOUND for a name never set; Watch reports
+// SERVICE_UNKNOWN for it and goes on. Source: the gRPC health checking protocol.
 #ifndef DUNLIN_GATEWAY_HEALTH_SERVICE_H_
 #define DUNLIN_GATEWAY_HEALTH_SERVICE_H_
 

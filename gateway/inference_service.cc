@@ -72,9 +72,9 @@ grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context, const 
 
 absl::Status TokenizeNow(const model::Tokenizer& tokenizer, const v1::TokenizeRequest& request,
                          v1::TokenizeResponse* response) {
-  const auto ids = tokenizer.Encode(
-      request.text(), {.add_special = !request.has_add_special() || request.add_special(),
-                       .parse_special = !request.has_parse_special() || request.parse_special()});
+  const auto ids =
+      tokenizer.Encode(request.text(), {.add_special = !request.has_add_special() || request.add_special(),
+                                        .parse_special = !request.has_parse_special() || request.parse_special()});
   if (!ids.ok()) return ids.status();
   for (const model::TokenId id : *ids) {
     response->add_token_ids(static_cast<uint32_t>(id));
@@ -89,9 +89,9 @@ absl::Status DetokenizeNow(const model::Tokenizer& tokenizer, const v1::Detokeni
                            v1::DetokenizeResponse* response) {
   for (int i = 0; i < request.token_ids_size(); ++i) {
     if (request.token_ids(i) < static_cast<uint32_t>(tokenizer.vocab_size())) continue;
-    return BadRequestError({{absl::StrCat("token_ids[", i, "]"),
-                             absl::StrCat("is ", request.token_ids(i), ", must be below the vocabulary size ",
-                                          tokenizer.vocab_size())}});
+    return BadRequestError(
+        {{absl::StrCat("token_ids[", i, "]"),
+          absl::StrCat("is ", request.token_ids(i), ", must be below the vocabulary size ", tokenizer.vocab_size())}});
   }
   model::StreamDecoder decoder(&tokenizer, request.skip_special());
   for (const uint32_t id : request.token_ids()) {

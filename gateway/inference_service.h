@@ -17,8 +17,7 @@ class InferenceServiceImpl final : public v1::InferenceService::CallbackService 
 
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext* context,
                                                            const v1::GenerateRequest* request) override;
-  grpc::ServerUnaryReactor* GenerateUnary(grpc::CallbackServerContext* context,
-                                          const v1::GenerateUnaryRequest* request,
+  grpc::ServerUnaryReactor* GenerateUnary(grpc::CallbackServerContext* context, const v1::GenerateUnaryRequest* request,
                                           v1::GenerateUnaryResponse* response) override;
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
                                      v1::TokenizeResponse* response) override;

@@ -5,6 +5,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "google/protobuf/descriptor.h"
 #include "grpcpp/ext/health_check_service_server_builder_option.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/impl/server_builder_option.h"
@@ -37,8 +39,8 @@ class ReflectionOption final : public grpc::ServerBuilderOption {
 };
 
 // gRPC 1.51's callback API answers a request that its parser refuses (broken bytes, a string that is not UTF-8) with an
-// UNIMPLEMENTED without a message, as if the method did not exist. Ours always carry one, so that status is told apart and
-// replaced by what it means.
+// UNIMPLEMENTED without a message, as if the method did not exist. Ours always carry one, so that status is told apart
+// and replaced by what it means.
 class ParseErrorInterceptor final : public grpc::experimental::Interceptor {
  public:
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
@@ -56,8 +58,12 @@ class ParseErrorInterceptor final : public grpc::experimental::Interceptor {
 
 class ParseErrorInterceptorFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
-  grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo*) override {
-    return new ParseErrorInterceptor();
+  // Only for methods that exist: clients probe others (newer reflection services) and need the real UNIMPLEMENTED.
+  grpc::experimental::Interceptor* CreateServerInterceptor(grpc::experimental::ServerRpcInfo* info) override {
+    std::string name(absl::StripPrefix(info->method() == nullptr ? "" : info->method(), "/"));
+    std::replace(name.begin(), name.end(), '/', '.');
+    const bool exists = google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name) != nullptr;
+    return exists ? new ParseErrorInterceptor() : nullptr;
   }
 };
 

@@ -36,19 +36,17 @@ struct ReasonRow {
   absl::string_view label;
 };
 constexpr ReasonRow kByErrorReason[] = {
-    {"QUEUE_FULL", "queue_full"},           {"DEADLINE_PREDICTED", "deadline"}, {"DRAINING", "draining"},
-    {"NO_WORKER_READY", "no_worker"},       {"WORKER_LOST", "worker_lost"},     {"PROMPT_TOO_LONG", "prompt_too_long"},
-    {"TOKENIZER_BUSY", "tokenizer_busy"},   {"NOT_BUILT", "not_built"},
+    {"QUEUE_FULL", "queue_full"},         {"DEADLINE_PREDICTED", "deadline"}, {"DRAINING", "draining"},
+    {"NO_WORKER_READY", "no_worker"},     {"WORKER_LOST", "worker_lost"},     {"PROMPT_TOO_LONG", "prompt_too_long"},
+    {"TOKENIZER_BUSY", "tokenizer_busy"}, {"NOT_BUILT", "not_built"},
 };
 struct CodeReasonRow {
   absl::StatusCode code;
   absl::string_view label;
 };
 constexpr CodeReasonRow kByCode[] = {
-    {absl::StatusCode::kInvalidArgument, "invalid_argument"},
-    {absl::StatusCode::kNotFound, "unknown_model"},
-    {absl::StatusCode::kAlreadyExists, "duplicate_request_id"},
-    {absl::StatusCode::kDeadlineExceeded, "deadline"},
+    {absl::StatusCode::kInvalidArgument, "invalid_argument"},   {absl::StatusCode::kNotFound, "unknown_model"},
+    {absl::StatusCode::kAlreadyExists, "duplicate_request_id"}, {absl::StatusCode::kDeadlineExceeded, "deadline"},
     {absl::StatusCode::kResourceExhausted, "worker_full"},
 };
 constexpr absl::string_view kOtherReason = "other";
@@ -154,7 +152,8 @@ void GatewayMetrics::Impl::Register(const Options& options) {
   e2e = Histogram("dunlin_e2e_request_latency_seconds", "From a call's arrival to its end.", kRequestBuckets);
   prompt_tokens = Counter("dunlin_prompt_tokens_total", "Prompt tokens of planned calls.");
   generation_tokens = Counter("dunlin_generation_tokens_total", "Tokens received from workers.");
-  client_stall = Counter("dunlin_client_stall_seconds_total", "Time that streams waited for clients that did not read.");
+  client_stall =
+      Counter("dunlin_client_stall_seconds_total", "Time that streams waited for clients that did not read.");
   worker_up = &prometheus::BuildGauge()
                    .Name("dunlin_worker_up")
                    .Help("1 while the worker is ready for requests.")
@@ -235,8 +234,6 @@ void GatewayMetrics::OnClientStall(absl::Duration stall) {
   impl_->client_stall->Increment(std::max(absl::ToDoubleSeconds(stall), 0.0));
 }
 
-std::string GatewayMetrics::Text() const {
-  return prometheus::TextSerializer().Serialize(impl_->registry->Collect());
-}
+std::string GatewayMetrics::Text() const { return prometheus::TextSerializer().Serialize(impl_->registry->Collect()); }
 
 }  // namespace dunlin::gateway

@@ -12,8 +12,8 @@
 namespace dunlin::gateway {
 namespace {
 
-// A prompt's records travel in events of at most this many tokens: with 20 alternatives each, one event of a long prompt
-// would exceed a client's message limit.
+// A prompt's records travel in events of at most this many tokens: with 20 alternatives each, one event of a long
+// prompt would exceed a client's message limit.
 constexpr size_t kPromptTokensPerEvent = 256;
 
 ChoiceOptions OptionsOfChoice(const RequestPlan& plan, uint32_t index) {
@@ -221,7 +221,8 @@ void RelayState::EmitSummary(const worker::v1::Summary* from_worker) {
   }
   v1::Summary* summary = Push()->mutable_summary();
   *summary->mutable_usage() = CurrentUsage();
-  // The worker also counts an end token that it does not stream; what it sampled past a stop string is not the client's.
+  // The worker also counts an end token that it does not stream; what it sampled past a stop string is not the
+  // client's.
   const bool cut = std::any_of(choices_.begin(), choices_.end(),
                                [](const ChoiceState& c) { return c.assembler->matched_stop().has_value(); });
   if (from_worker != nullptr && !cut) {
@@ -236,19 +237,18 @@ void RelayState::EmitSummary(const worker::v1::Summary* from_worker) {
 void RelayState::AttachPosition(absl::string_view reason, absl::Status* status) const {
   std::vector<uint32_t> positions;
   for (const ChoiceState& choice : choices_) positions.push_back(choice.assembler->num_tokens());
-  AttachErrorInfo(reason,
-                  {{"position", absl::StrJoin(positions, ",")},
-                   {"worker_id", plan_.worker_id},
-                   {"request_id", plan_.request_id}},
-                  status);
+  AttachErrorInfo(
+      reason,
+      {{"position", absl::StrJoin(positions, ",")}, {"worker_id", plan_.worker_id}, {"request_id", plan_.request_id}},
+      status);
 }
 
 void RelayState::OnWorkerEnd(const absl::Status& status) {
   if (ended_) return;
   if (status.ok() || absl::IsUnavailable(status)) {
     // OK without a summary is a broken stream, too.
-    absl::Status lost = absl::UnavailableError(absl::StrCat(
-        "worker ", plan_.worker_id, " was lost", status.ok() ? "" : ": ", status.message()));
+    absl::Status lost = absl::UnavailableError(
+        absl::StrCat("worker ", plan_.worker_id, " was lost", status.ok() ? "" : ": ", status.message()));
     AttachPosition("WORKER_LOST", &lost);
     AttachRetryInfo(absl::Seconds(1), &lost);
     return EndAfterPending(lost);

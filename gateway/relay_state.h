@@ -1,9 +1,9 @@
-// The state machine of one Generate call, without gRPC: worker events and completions go in, at most one write at a time and
-// exactly one finish come out. What arrives while a write is in flight is merged, and once enough waits the worker is not
-// read any further, so that a slow client slows only itself.
-// Thread-safety: none; the call that owns it locks it.  Borrows: tokenizer, clock, observer (must outlive this).
-// Errors: ends with the worker's status; a lost worker is UNAVAILABLE with ErrorInfo{WORKER_LOST, position}.
-// Cost: O(tokens); memory bounded by kMaxPendingBytes plus one worker message.  Source: ours.
+// The state machine of one Generate call, without gRPC: worker events and completions go in, at most one write at a
+// time and exactly one finish come out. What arrives while a write is in flight is merged, and once enough waits the
+// worker is not read any further, so that a slow client slows only itself. Thread-safety: none; the call that owns it
+// locks it.  Borrows: tokenizer, clock, observer (must outlive this). Errors: ends with the worker's status; a lost
+// worker is UNAVAILABLE with ErrorInfo{WORKER_LOST, position}. Cost: O(tokens); memory bounded by kMaxPendingBytes plus
+// one worker message.  Source: ours.
 #ifndef DUNLIN_GATEWAY_RELAY_STATE_H_
 #define DUNLIN_GATEWAY_RELAY_STATE_H_
 
@@ -35,8 +35,8 @@ class RelayState {
 
   RelayState(const model::Tokenizer* tokenizer, const Clock* clock, StreamObserver* observer);
 
-  // In, once: the request is planned; `queued` is how long it waited for its turn. Without need of a worker this already
-  // ends the stream. With one, worker events follow.
+  // In, once: the request is planned; `queued` is how long it waited for its turn. Without need of a worker this
+  // already ends the stream. With one, worker events follow.
   void Begin(RequestPlan plan, absl::Duration queued);
   // In: from the worker. Ignored once the stream has ended.
   void OnWorkerEvent(const worker::v1::GenerateResponse& event);

@@ -103,8 +103,7 @@ void RelayStream::BuildAndOpen() {
   const absl::CivilSecond now = absl::ToCivilSecond(absl::Now(), absl::LocalTimeZone());
   absl::StatusOr<std::vector<uint32_t>> ids = services_.prompts->Build(request_, context, now);
   if (!ids.ok()) return Fail(ids.status());
-  RequestPlan plan =
-      MakePlan(request_, services_.sampling_defaults, services_.new_seed(), *std::move(ids), context);
+  RequestPlan plan = MakePlan(request_, services_.sampling_defaults, services_.new_seed(), *std::move(ids), context);
   plan.request_id = request_id_;
   plan.model = services_.model;
   Open(std::move(plan));

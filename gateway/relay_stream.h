@@ -1,8 +1,8 @@
-// One Generate call from arrival to end: validate, admit, build the prompt (on the work pool), route, relay. The gRPC reactor
-// in front of it only moves messages (CallOutlet); the worker's stream behind it is a WorkerStream. No gRPC in here.
-// Thread-safety: thread-safe; never blocks, never tokenises on the caller's thread.
-// Owns: the call's RelayState.  Borrows: RelayServices and the outlet, until the outlet's Finish was called.
-// Errors: every refusal and every end is one absl::Status, given to the outlet's Finish exactly once.  Source: ours.
+// One Generate call from arrival to end: validate, admit, build the prompt (on the work pool), route, relay. The gRPC
+// reactor in front of it only moves messages (CallOutlet); the worker's stream behind it is a WorkerStream. No gRPC in
+// here. Thread-safety: thread-safe; never blocks, never tokenises on the caller's thread. Owns: the call's RelayState.
+// Borrows: RelayServices and the outlet, until the outlet's Finish was called. Errors: every refusal and every end is
+// one absl::Status, given to the outlet's Finish exactly once.  Source: ours.
 #ifndef DUNLIN_GATEWAY_RELAY_STREAM_H_
 #define DUNLIN_GATEWAY_RELAY_STREAM_H_
 

@@ -40,8 +40,8 @@ class StreamTiming {
   // The client took nothing from the first call with true to the next with false.
   void SetStalled(bool stalled);
 
-  // Overwrites what the gateway knows better than the worker: its own queue comes on top, ttft is the client's. The decode
-  // figures are filled in only where the worker did not report.
+  // Overwrites what the gateway knows better than the worker: its own queue comes on top, ttft is the client's. The
+  // decode figures are filled in only where the worker did not report.
   void Fill(bool from_worker, v1::Timing* timing) const;
 
  private:

@@ -211,8 +211,7 @@ void WorkerPoolImpl::OnWatchEnd(size_t index, const grpc::Status& status) {
     std::fprintf(stderr, "worker %s has no grpc.health.v1.Health service and is not used\n", worker.address.c_str());
   }
   worker.watch = nullptr;
-  worker.next_watch = std::chrono::steady_clock::now() +
-                      absl::ToChronoNanoseconds(options_.reconnect_interval);
+  worker.next_watch = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(options_.reconnect_interval);
   wake_ = true;
   --open_calls_;
   changed_.SignalAll();

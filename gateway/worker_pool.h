@@ -39,7 +39,7 @@ class WorkerStream {
 };
 
 struct WorkerSnapshot {
-  std::string name;     // the worker's own id once known, "worker<index>" before
+  std::string name;  // the worker's own id once known, "worker<index>" before
   std::string address;
   bool ready = false;
   uint32_t relayed = 0;
@@ -54,7 +54,7 @@ class WorkerPool {
     std::string model;                   // workers that serve another one are not used
     absl::Duration load_interval = absl::Seconds(1);
     absl::Duration reconnect_interval = absl::Milliseconds(100);  // between two attempts to watch a worker
-    std::function<void()> on_change;     // after a worker became ready or stopped being it
+    std::function<void()> on_change;                              // after a worker became ready or stopped being it
   };
   virtual ~WorkerPool() = default;
   static std::unique_ptr<WorkerPool> Create(const Options& options);

@@ -1,5 +1,5 @@
-// One Generate call on a worker as a client reactor behind the WorkerStream interface: at most one read outstanding, reading
-// stops while the client is slow, so that HTTP/2 flow control pauses the worker's side of this stream alone.
+// One Generate call on a worker as a client reactor behind the WorkerStream interface: at most one read outstanding,
+// reading stops while the client is slow, so that HTTP/2 flow control pauses the worker's side of this stream alone.
 // Thread-safety: thread-safe.  Owns: its call; keeps itself alive until it ended.  Borrows: the stub.
 // Source: gRPC's callback API rules (reads from outside reactions need a hold).
 #ifndef DUNLIN_GATEWAY_WORKER_STREAM_H_

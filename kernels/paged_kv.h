@@ -9,8 +9,8 @@
 //     V scales  [kv_head][token]
 // Scale of a value x stored as code c: E4M3: one byte e per (token, head), x = E4M3(c) * 2^(e - 127), e - 127 = the
 // smallest exponent with amax / 2^(e-127) <= 448 (127 for a zero vector), code rounded to nearest even, saturating at
-// 448, never NaN. INT8: float32 s = amax / 127 (1 for a zero vector), x = c * s, c rounded to nearest even and clamped to +-127.
-// F16/BF16/F32: no scale.
+// 448, never NaN. INT8: float32 s = amax / 127 (1 for a zero vector), x = c * s, c rounded to nearest even and clamped
+// to +-127. F16/BF16/F32: no scale.
 //
 // Thread-safety: plain values and pure functions.  Errors: CHECK on impossible shapes (validated by the caller before).
 // Source: ours; the rounding rules are those of tests/golden/fp8.

@@ -6,8 +6,8 @@
 
 namespace dunlin::model {
 
-// Chat templates produce a list of these and the tokenizer reads it: a template's own text is trusted, a message's content
-// is not.
+// Chat templates produce a list of these and the tokenizer reads it: a template's own text is trusted, a message's
+// content is not.
 struct TextSegment {
   std::string text;
   bool parse_special = true;

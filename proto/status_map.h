@@ -1,7 +1,7 @@
-// absl::Status <-> grpc::Status, with google.rpc details (BadRequest, ErrorInfo, RetryInfo, QuotaFailure) carried as absl
-// payloads inside the process and as google.rpc.Status in grpc-status-details-bin on the wire.
-// Thread-safety: thread-safe (pure functions).  Errors: none; details that cannot be parsed are dropped.
-// Source: ours; the detail messages are Google's error model (AIP-193).
+// absl::Status <-> grpc::Status, with google.rpc details (BadRequest, ErrorInfo, RetryInfo, QuotaFailure) carried as
+// absl payloads inside the process and as google.rpc.Status in grpc-status-details-bin on the wire. Thread-safety:
+// thread-safe (pure functions).  Errors: none; details that cannot be parsed are dropped. Source: ours; the detail
+// messages are Google's error model (AIP-193).
 #ifndef DUNLIN_PROTO_STATUS_MAP_H_
 #define DUNLIN_PROTO_STATUS_MAP_H_
 
@@ -29,7 +29,8 @@ struct FieldViolation {
 absl::Status BadRequestError(const std::vector<FieldViolation>& violations);
 
 // Attach one detail to *status, which must not be OK; a second one of the same type replaces the first.
-void AttachErrorInfo(absl::string_view reason, const std::map<std::string, std::string>& metadata, absl::Status* status);
+void AttachErrorInfo(absl::string_view reason, const std::map<std::string, std::string>& metadata,
+                     absl::Status* status);
 void AttachRetryInfo(absl::Duration delay, absl::Status* status);
 void AttachQuotaFailure(absl::string_view subject, absl::string_view description, absl::Status* status);
 

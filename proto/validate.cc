@@ -35,7 +35,8 @@ void CheckRange(absl::string_view field, float value, float min, bool open_below
 }
 
 void CheckCount(absl::string_view field, size_t count, size_t max, absl::string_view what, Violations* out) {
-  if (count > max) out->Add(std::string(field), absl::StrCat("has ", count, " ", what, ", at most ", max, " are allowed"));
+  if (count > max)
+    out->Add(std::string(field), absl::StrCat("has ", count, " ", what, ", at most ", max, " are allowed"));
 }
 
 void CheckId(absl::string_view field, uint32_t id, int vocab_size, Violations* out) {
@@ -46,7 +47,8 @@ void CheckId(absl::string_view field, uint32_t id, int vocab_size, Violations* o
 
 template <typename Ids>
 void CheckIds(absl::string_view field, const Ids& ids, int vocab_size, Violations* out) {
-  for (int i = 0; i < ids.size() && !out->Full(); ++i) CheckId(absl::StrCat(field, "[", i, "]"), ids[i], vocab_size, out);
+  for (int i = 0; i < ids.size() && !out->Full(); ++i)
+    CheckId(absl::StrCat(field, "[", i, "]"), ids[i], vocab_size, out);
 }
 
 void CheckName(absl::string_view field, const std::string& value, Violations* out) {
@@ -101,7 +103,8 @@ void CheckSampling(const v1::Sampling& s, int vocab_size, Violations* out) {
   for (const auto& [id, bias] : s.logit_bias()) {
     if (out->Full()) break;
     CheckId("sampling.logit_bias", id, vocab_size, out);
-    if (!std::isfinite(bias)) out->Add("sampling.logit_bias", absl::StrCat("of token ", id, " is ", bias, ", must be finite"));
+    if (!std::isfinite(bias))
+      out->Add("sampling.logit_bias", absl::StrCat("of token ", id, " is ", bias, ", must be finite"));
   }
   CheckCount("sampling.allowed_token_ids", static_cast<size_t>(s.allowed_token_ids_size()),
              limits::kMaxTokenListEntries, "ids", out);
@@ -127,7 +130,8 @@ void CheckStopping(const v1::GenerateRequest& request, int vocab_size, Violation
     out->Add("stopping.max_tokens", "is 0, must be at least 1 unless output.echo or output.prompt_logprobs is set");
   }
   if (s.has_max_tokens() && s.min_tokens() > s.max_tokens()) {
-    out->Add("stopping.min_tokens", absl::StrCat("is ", s.min_tokens(), ", must be at most max_tokens ", s.max_tokens()));
+    out->Add("stopping.min_tokens",
+             absl::StrCat("is ", s.min_tokens(), ", must be at most max_tokens ", s.max_tokens()));
   }
   if (s.has_max_time_ms() && s.max_time_ms() == 0) out->Add("stopping.max_time_ms", "is 0, must be at least 1");
 }

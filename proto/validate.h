@@ -1,7 +1,7 @@
 // Checks a GenerateRequest against the public limits (proto/limits.h) before any work is spent on it.
 // Thread-safety: thread-safe (pure).  Cost: linear in the request's ids and strings; counts are checked first.
-// Errors: kInvalidArgument with google.rpc.BadRequest naming every field's proto path (the first few), kUnimplemented with
-// google.rpc.ErrorInfo naming a feature that is not built.
+// Errors: kInvalidArgument with google.rpc.BadRequest naming every field's proto path (the first few), kUnimplemented
+// with google.rpc.ErrorInfo naming a feature that is not built.
 #ifndef DUNLIN_PROTO_VALIDATE_H_
 #define DUNLIN_PROTO_VALIDATE_H_
 

@@ -1,4 +1,6 @@
 // The `dunlin` command line: a table of subcommands. Exit codes: 0 done, 1 failed, 2 bad usage.
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <string>
@@ -84,7 +86,10 @@ void AddBench(CLI::App* app, int* code) {
   c->add_option("--repeat", o.repeat, "runs of each cell; the median counts")->capture_default_str();
   c->add_option("--kv-cache-dtype", o.kv_cache_dtype, "as in serve")->capture_default_str();
   c->add_flag("--json", o.json, "one JSON object");
-  c->callback([code] { *code = RunEngineBench(o, std::cout); });
+  c->callback([code] {
+    o.progress = !o.json && isatty(STDERR_FILENO) == 1;
+    *code = RunEngineBench(o, std::cout, std::cerr);
+  });
 }
 
 void AddHealth(CLI::App* app, int* code) {

@@ -84,6 +84,13 @@ absl::StatusOr<int32_t> PlanKvPool(const KvPoolRequest& request, const HostMemor
                               Mib(host.total_bytes), Mib(host.available_bytes)),
         pages * tokens));
   }
+  const uint64_t pool = pages * request.page_bytes;
+  if (request.explicit_bytes != 0 && host.total_bytes != 0 &&
+      (request.other_bytes > host.total_bytes || pool > host.total_bytes - request.other_bytes)) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "--kv-cache-memory-bytes: %.1f MiB of pages and %.1f MiB beside them do not fit in the host's %.1f MiB",
+        Mib(pool), Mib(request.other_bytes), Mib(host.total_bytes)));
+  }
   return static_cast<int32_t>(pages);
 }
 

@@ -1,6 +1,7 @@
 // How many KV pages fit: pure arithmetic, and the one place that asks the operating system.
 // Thread-safety: pure functions; ReadHostMemory reads files.
-// Errors (PlanKvPool): kResourceExhausted when one sequence of max_model_len does not fit, saying what would.
+// Errors (PlanKvPool): kResourceExhausted when one sequence of max_model_len does not fit, saying what would, or when
+// an explicit size is more than the host has.
 #ifndef DUNLIN_WORKER_MEMORY_BUDGET_H_
 #define DUNLIN_WORKER_MEMORY_BUDGET_H_
 
@@ -29,7 +30,8 @@ struct KvPoolRequest {
   int max_num_seqs = 0;
   uint64_t other_bytes = 0;  // weights and scratch, held beside the pool (already allocated or about to be)
 };
-// Pages of the pool: as many as the budget allows, at most what max_num_seqs full sequences can use.
+// Pages of the pool: as many as the budget allows, at most what max_num_seqs full sequences can use. A host that says
+// nothing (total_bytes 0) limits no explicit size.
 absl::StatusOr<int32_t> PlanKvPool(const KvPoolRequest& request, const HostMemory& host);
 
 }  // namespace dunlin::worker

@@ -44,8 +44,7 @@ ChoiceAssembler::ChoiceAssembler(const model::Tokenizer* tokenizer, const Choice
       stops_(options.stop, options.include_stop) {}
 
 void ChoiceAssembler::AppendText(uint32_t id) {
-  const bool withheld =
-      !options_.include_stop && num_tokens_ > options_.min_tokens && stop_token_ids_.contains(id);
+  const bool withheld = !options_.include_stop && num_tokens_ > options_.min_tokens && stop_token_ids_.contains(id);
   if (withheld) return;
   std::string text;
   decoder_.Append(static_cast<model::TokenId>(id), &text);
@@ -62,15 +61,15 @@ void ChoiceAssembler::AppendText(uint32_t id) {
 absl::Status ChoiceAssembler::Append(const worker::v1::Tokens& tokens) {
   const bool has_logprobs = tokens.logprobs_size() > 0;
   if (has_logprobs && tokens.logprobs_size() != tokens.ids_size()) {
-    return absl::InternalError(absl::StrCat("worker sent ", tokens.logprobs_size(), " log-probabilities for ",
-                                            tokens.ids_size(), " tokens"));
+    return absl::InternalError(
+        absl::StrCat("worker sent ", tokens.logprobs_size(), " log-probabilities for ", tokens.ids_size(), " tokens"));
   }
   for (int i = 0; i < tokens.ids_size(); ++i) {
     if (finished_ || matched_stop_.has_value()) break;
     const uint32_t id = tokens.ids(i);
     if (!InVocabulary(*tokenizer_, id)) {
-      return absl::InternalError(absl::StrCat("worker sent token ", id, " outside the vocabulary of ",
-                                              tokenizer_->vocab_size()));
+      return absl::InternalError(
+          absl::StrCat("worker sent token ", id, " outside the vocabulary of ", tokenizer_->vocab_size()));
     }
     ++num_tokens_;
     ++tokens_since_delta_;

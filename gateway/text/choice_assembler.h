@@ -1,7 +1,7 @@
-// Turns one choice's tokens into deltas: whole code points, stop strings, token ids and TokenRecords, in the intervals asked.
-// Thread-safety: one stream, one thread.  Borrows: the tokenizer (must outlive this).
-// Errors: kInternal when a worker sends an id outside the vocabulary or log-probabilities that do not match the ids.
-// Cost: O(bytes × stop strings) per token.  Source: ours.
+// Turns one choice's tokens into deltas: whole code points, stop strings, token ids and TokenRecords, in the intervals
+// asked. Thread-safety: one stream, one thread.  Borrows: the tokenizer (must outlive this). Errors: kInternal when a
+// worker sends an id outside the vocabulary or log-probabilities that do not match the ids. Cost: O(bytes × stop
+// strings) per token.  Source: ours.
 #ifndef DUNLIN_GATEWAY_TEXT_CHOICE_ASSEMBLER_H_
 #define DUNLIN_GATEWAY_TEXT_CHOICE_ASSEMBLER_H_
 
@@ -20,8 +20,8 @@
 
 namespace dunlin::gateway {
 
-// Fills id, text and, when `logprob` is given, the distribution's figures. The id must be in the vocabulary; alternatives
-// outside it are left out.
+// Fills id, text and, when `logprob` is given, the distribution's figures. The id must be in the vocabulary;
+// alternatives outside it are left out.
 void FillTokenRecord(const model::Tokenizer& tokenizer, uint32_t id, const worker::v1::TokenLogprob* logprob,
                      v1::TokenRecord* record);
 
@@ -29,7 +29,7 @@ struct ChoiceOptions {
   uint32_t index = 0;
   std::vector<std::string> stop = {};
   std::vector<uint32_t> stop_token_ids = {};  // their own text is withheld unless include_stop
-  uint32_t min_tokens = 0;               // the text of this many is not searched for stop strings, stop tokens neither
+  uint32_t min_tokens = 0;  // the text of this many is not searched for stop strings, stop tokens neither
   bool include_stop = false;
   bool text = true;
   bool token_ids = false;
@@ -45,8 +45,8 @@ class ChoiceAssembler {
   absl::Status Append(const worker::v1::Tokens& tokens);
   // No token follows: flushes held-back text (unless a stop string matched).
   void Finish();
-  // Moves what is due into *delta (index set). False when nothing is due: fewer tokens than the interval, or all text is
-  // held back and nothing else was asked.
+  // Moves what is due into *delta (index set). False when nothing is due: fewer tokens than the interval, or all text
+  // is held back and nothing else was asked.
   bool TakeDelta(v1::Delta* delta);
 
   // The matched stop string, once there is one.

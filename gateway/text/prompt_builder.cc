@@ -116,8 +116,7 @@ absl::StatusOr<std::vector<uint32_t>> PromptBuilder::Build(const v1::GenerateReq
       break;
     case v1::GenerateRequest::kPrompt: {
       const bool parse_special = !request.has_parse_special() || request.parse_special();
-      const auto encoded =
-          tokenizer_->Encode(request.prompt(), {.add_special = true, .parse_special = parse_special});
+      const auto encoded = tokenizer_->Encode(request.prompt(), {.add_special = true, .parse_special = parse_special});
       if (!encoded.ok()) return InField("prompt", encoded.status());
       ids.assign(encoded->begin(), encoded->end());
       break;
@@ -138,8 +137,9 @@ absl::StatusOr<std::vector<uint32_t>> PromptBuilder::Build(const v1::GenerateReq
     TruncateTokens(truncate.side(), std::min(wanted, limit), &ids);
   }
   if (ids.size() > limit) {
-    absl::Status status = absl::OutOfRangeError(absl::StrCat(
-        "prompt has ", ids.size(), " tokens, the context of ", context_tokens, " tokens leaves room for at most ", limit));
+    absl::Status status =
+        absl::OutOfRangeError(absl::StrCat("prompt has ", ids.size(), " tokens, the context of ", context_tokens,
+                                           " tokens leaves room for at most ", limit));
     AttachErrorInfo("PROMPT_TOO_LONG",
                     {{"prompt_tokens", absl::StrCat(ids.size())}, {"max_prompt_tokens", absl::StrCat(limit)}}, &status);
     return status;

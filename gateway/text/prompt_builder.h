@@ -1,8 +1,8 @@
 // From a request's input to the prompt's token ids: text, ids as they are, or a chat through the model's template.
-// Thread-safety: thread-safe; builders share nothing mutable.  Borrows: tokenizer and chat template (must outlive this).
-// Errors: kInvalidArgument naming `prompt` or `chat` (template errors included), kOutOfRange naming the prompt's length and
-// the limit, kFailedPrecondition when the model has no chat template.
-// Cost: that of tokenising, up to seconds for megabytes of text: never on a gRPC thread.
+// Thread-safety: thread-safe; builders share nothing mutable.  Borrows: tokenizer and chat template (must outlive
+// this). Errors: kInvalidArgument naming `prompt` or `chat` (template errors included), kOutOfRange naming the prompt's
+// length and the limit, kFailedPrecondition when the model has no chat template. Cost: that of tokenising, up to
+// seconds for megabytes of text: never on a gRPC thread.
 #ifndef DUNLIN_GATEWAY_TEXT_PROMPT_BUILDER_H_
 #define DUNLIN_GATEWAY_TEXT_PROMPT_BUILDER_H_
 
@@ -34,7 +34,8 @@ class PromptBuilder {
   const model::ChatTemplate* const chat_template_;
 };
 
-// Keeps at most `max_tokens` of *ids: the end of it (LEFT, also unspecified, drops the oldest) or its beginning (RIGHT).
+// Keeps at most `max_tokens` of *ids: the end of it (LEFT, also unspecified, drops the oldest) or its beginning
+// (RIGHT).
 void TruncateTokens(v1::TruncatePrompt::Side side, size_t max_tokens, std::vector<uint32_t>* ids);
 
 }  // namespace dunlin::gateway

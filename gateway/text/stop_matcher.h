@@ -1,7 +1,6 @@
 // Finds stop strings in a text that arrives in pieces, and lets through at once everything that cannot become one.
-// The match that completes first wins; of several that complete at the same byte, the longest. So the result depends on the
-// text alone, never on how it was cut into pieces.
-// Thread-safety: one stream, one thread.  Owns: the stop strings.
+// The match that completes first wins; of several that complete at the same byte, the longest. So the result depends on
+// the text alone, never on how it was cut into pieces. Thread-safety: one stream, one thread.  Owns: the stop strings.
 // Errors: CHECK-fails on an empty stop string or on Append after a match.
 // Cost: O(bytes × stops) with at most 16 stops; holds back at most the longest stop minus one byte.
 // Source: Knuth, Morris, Pratt (1977), one automaton per stop string.

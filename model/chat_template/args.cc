@@ -31,8 +31,7 @@ absl::StatusOr<std::vector<Value>> BindArgs(absl::string_view callee, const Call
   }
   for (size_t i = 0; i < required; ++i) {
     if (!given[i]) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(callee, "() missing required argument: '", names.begin()[i], "'"));
+      return absl::InvalidArgumentError(absl::StrCat(callee, "() missing required argument: '", names.begin()[i], "'"));
     }
   }
   return out;

@@ -43,8 +43,8 @@ bool RaisedByTemplate(const absl::Status& status) { return status.GetPayload(jin
 absl::StatusOr<std::unique_ptr<const ChatTemplate>> ChatTemplate::Compile(absl::string_view source,
                                                                           const ChatTemplateLimits& limits) {
   if (source.size() > limits.max_template_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the chat template has ", source.size(),
-                                                   " bytes, more than max_template_bytes = ", limits.max_template_bytes));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the chat template has ", source.size(), " bytes, more than max_template_bytes = ", limits.max_template_bytes));
   }
   if (!jinja::IsValidUtf8(source)) return absl::InvalidArgumentError("the chat template is not valid UTF-8");
   ASSIGN_OR_RETURN(std::vector<jinja::Token> tokens, jinja::Tokenize(source));

@@ -52,8 +52,8 @@ class Env {
   const absl::CivilSecond now_;
 };
 
-// Collects text up to the output budget. What goes past it is dropped and Finish reports it, so that callers need not test
-// each piece; loops that may run long test full().
+// Collects text up to the output budget. What goes past it is dropped and Finish reports it, so that callers need not
+// test each piece; loops that may run long test full().
 class TextBuilder {
  public:
   explicit TextBuilder(Env& env) : env_(env) {}

@@ -57,16 +57,21 @@ absl::StatusOr<Value> Interpreter::EvalCall(const Expr& e, const Value* caller) 
 
 absl::StatusOr<Value> Interpreter::Call(const Value& callee, const CallArgs& args) {
   switch (callee.type()) {
-    case Type::kUndefined: return UndefinedError(callee);
-    case Type::kFunction: return CallFunction(callee.integer(), args);
-    case Type::kMacro: return CallMacro(*callee.heap<MacroHeap>(), args);
-    case Type::kLoop: return CallLoop(*callee.heap<LoopHeap>(), args);
+    case Type::kUndefined:
+      return UndefinedError(callee);
+    case Type::kFunction:
+      return CallFunction(callee.integer(), args);
+    case Type::kMacro:
+      return CallMacro(*callee.heap<MacroHeap>(), args);
+    case Type::kLoop:
+      return CallLoop(*callee.heap<LoopHeap>(), args);
     case Type::kMethod: {
       const MethodHeap& method = *callee.heap<MethodHeap>();
       if (method.self.is(Type::kLoop)) return CallLoopMethod(method.self, method.name, args);
       return CallMethod(env_, method.self, method.name, args);
     }
-    default: return Invalid(absl::StrCat("'", TypeName(callee), "' object is not callable"));
+    default:
+      return Invalid(absl::StrCat("'", TypeName(callee), "' object is not callable"));
   }
 }
 
@@ -113,8 +118,9 @@ absl::Status Interpreter::BindMacro(const MacroHeap& heap, const CallArgs& args,
   rest.input_names = args.input_names;
   bool caller_given = false;
   for (const auto& [name, value] : args.keyword) {
-    const auto it = std::find_if(macro.parameters.begin(), macro.parameters.end(),
-                                 [&, spelled = absl::string_view(name)](const Parameter& p) { return p.spelling == spelled; });
+    const auto it =
+        std::find_if(macro.parameters.begin(), macro.parameters.end(),
+                     [&, spelled = absl::string_view(name)](const Parameter& p) { return p.spelling == spelled; });
     if (it != macro.parameters.end() && scope->variables.emplace(it->name, value).second) continue;
     if (name == "caller" && macro.uses_caller && !caller_given) {
       caller_given = scope->variables.emplace(kCallerName, value).second;
@@ -197,7 +203,8 @@ absl::StatusOr<Value> Interpreter::Range(const CallArgs& args) {
 
 absl::StatusOr<Value> Interpreter::CallFunction(int64_t id, const CallArgs& args) {
   switch (id) {
-    case kRange: return Range(args);
+    case kRange:
+      return Range(args);
     case kDict: {
       auto dict = std::make_shared<DictHeap>();
       RETURN_IF_ERROR(FillDict("dict", args, dict.get()));
@@ -222,7 +229,8 @@ absl::StatusOr<Value> Interpreter::CallFunction(int64_t id, const CallArgs& args
       if (!a[0].is_string()) return Invalid("strftime_now() needs a str");
       return FormatTime(env_, a[0].text());
     }
-    default: return absl::InternalError("unknown function");
+    default:
+      return absl::InternalError("unknown function");
   }
 }
 

@@ -22,19 +22,28 @@ absl::StatusOr<Value> Interpreter::Eval(const Expr& e) {
 
 absl::StatusOr<Value> Interpreter::EvalKind(const Expr& e) {
   switch (e.kind) {
-    case ExprKind::kConstant: return e.constant;
-    case ExprKind::kName: return EvalName(e.name);
-    case ExprKind::kNamespaceAt: return absl::InternalError("a namespace target was evaluated");
+    case ExprKind::kConstant:
+      return e.constant;
+    case ExprKind::kName:
+      return EvalName(e.name);
+    case ExprKind::kNamespaceAt:
+      return absl::InternalError("a namespace target was evaluated");
     case ExprKind::kList:
-    case ExprKind::kTuple: return EvalList(e);
-    case ExprKind::kDict: return EvalDict(e);
+    case ExprKind::kTuple:
+      return EvalList(e);
+    case ExprKind::kDict:
+      return EvalDict(e);
     case ExprKind::kConditional:
     case ExprKind::kOr:
     case ExprKind::kAnd:
-    case ExprKind::kNot: return EvalLogic(e);
-    case ExprKind::kCompare: return EvalCompare(e);
-    case ExprKind::kArithmetic: return EvalArithmetic(e);
-    case ExprKind::kConcat: return EvalConcat(e);
+    case ExprKind::kNot:
+      return EvalLogic(e);
+    case ExprKind::kCompare:
+      return EvalCompare(e);
+    case ExprKind::kArithmetic:
+      return EvalArithmetic(e);
+    case ExprKind::kConcat:
+      return EvalConcat(e);
     case ExprKind::kNegate: {
       ASSIGN_OR_RETURN(const Value v, Eval(*e.operands[0]));
       return Negate(v);
@@ -47,9 +56,12 @@ absl::StatusOr<Value> Interpreter::EvalKind(const Expr& e) {
       return Invalid(absl::StrCat("bad operand type for unary +: '", TypeName(v), "'"));
     }
     case ExprKind::kAttribute:
-    case ExprKind::kItem: return EvalAccess(e);
-    case ExprKind::kSlice: return EvalSlice(e);
-    case ExprKind::kCall: return EvalCall(e, nullptr);
+    case ExprKind::kItem:
+      return EvalAccess(e);
+    case ExprKind::kSlice:
+      return EvalSlice(e);
+    case ExprKind::kCall:
+      return EvalCall(e, nullptr);
     case ExprKind::kFilter: {
       ASSIGN_OR_RETURN(const Value v, Eval(*e.operands[0]));
       ASSIGN_OR_RETURN(const CallArgs args, EvalArguments(e.arguments));
@@ -61,7 +73,8 @@ absl::StatusOr<Value> Interpreter::EvalKind(const Expr& e) {
       ASSIGN_OR_RETURN(const bool holds, e.test(env_, v, args));
       return Value::Bool(holds);
     }
-    case ExprKind::kCaptured: return captured_;
+    case ExprKind::kCaptured:
+      return captured_;
   }
   return absl::InternalError("unknown expression");
 }
@@ -76,7 +89,8 @@ absl::StatusOr<Value> Interpreter::EvalName(int name) {
   RETURN_IF_ERROR(env_.Spend(walked / 8));
   const Value& global = globals_[static_cast<size_t>(name)];
   if (!global.is_undefined()) return global;
-  return Value::Undefined(absl::StrCat("'", program_.names[static_cast<size_t>(name)].substr(0, 200), "' is undefined"));
+  return Value::Undefined(
+      absl::StrCat("'", program_.names[static_cast<size_t>(name)].substr(0, 200), "' is undefined"));
 }
 
 absl::StatusOr<Value> Interpreter::EvalList(const Expr& e) {

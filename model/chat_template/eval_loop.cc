@@ -22,7 +22,8 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecFor(const Stmt& stmt, std::sh
   const Value loop_value = Value::Object(Type::kLoop, std::move(heap));
   if (stmt.condition == nullptr) loop.items.swap(loop.source);
   const std::shared_ptr<Scope> outer = std::exchange(scope_, nullptr);
-  // As in Jinja, `else` runs unless some pass reached the end of the body: one left by break or continue does not count.
+  // As in Jinja, `else` runs unless some pass reached the end of the body: one left by break or continue does not
+  // count.
   bool completed = false;
   const auto run = [&]() -> absl::StatusOr<Flow> {
     for (loop.index0 = 0;; ++loop.index0) {

@@ -73,14 +73,17 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecIn(std::shared_ptr<Scope> sco
 
 absl::StatusOr<Interpreter::Flow> Interpreter::ExecOne(const Stmt& stmt) {
   switch (stmt.kind) {
-    case StmtKind::kText: RETURN_IF_ERROR(Print(stmt.text)); break;
+    case StmtKind::kText:
+      RETURN_IF_ERROR(Print(stmt.text));
+      break;
     case StmtKind::kPrint:
       for (const ExprPtr& expr : stmt.values) {
         ASSIGN_OR_RETURN(const Value v, Eval(*expr));
         RETURN_IF_ERROR(Print(v));
       }
       break;
-    case StmtKind::kIf: return ExecIf(stmt);
+    case StmtKind::kIf:
+      return ExecIf(stmt);
     case StmtKind::kFor: {
       ASSIGN_OR_RETURN(const Value iterable, Eval(*stmt.iterable));
       return ExecFor(stmt, scope_, iterable, 0);
@@ -90,17 +93,27 @@ absl::StatusOr<Interpreter::Flow> Interpreter::ExecOne(const Stmt& stmt) {
       RETURN_IF_ERROR(Assign(*stmt.target, v));
       break;
     }
-    case StmtKind::kSetBlock: RETURN_IF_ERROR(ExecSetBlock(stmt)); break;
+    case StmtKind::kSetBlock:
+      RETURN_IF_ERROR(ExecSetBlock(stmt));
+      break;
     case StmtKind::kMacro:
       RETURN_IF_ERROR(env_.Spend(4));
       scope_->variables[stmt.name] = NewMacro(stmt.macro.get());
       break;
-    case StmtKind::kCallBlock: RETURN_IF_ERROR(ExecCallBlock(stmt)); break;
-    case StmtKind::kFilterBlock: RETURN_IF_ERROR(ExecFilterBlock(stmt)); break;
-    case StmtKind::kWith: return ExecWith(stmt);
-    case StmtKind::kScope: return ExecIn(std::make_shared<Scope>(Scope{scope_, {}}), stmt.body);
-    case StmtKind::kBreak: return Flow::kBreak;
-    case StmtKind::kContinue: return Flow::kContinue;
+    case StmtKind::kCallBlock:
+      RETURN_IF_ERROR(ExecCallBlock(stmt));
+      break;
+    case StmtKind::kFilterBlock:
+      RETURN_IF_ERROR(ExecFilterBlock(stmt));
+      break;
+    case StmtKind::kWith:
+      return ExecWith(stmt);
+    case StmtKind::kScope:
+      return ExecIn(std::make_shared<Scope>(Scope{scope_, {}}), stmt.body);
+    case StmtKind::kBreak:
+      return Flow::kBreak;
+    case StmtKind::kContinue:
+      return Flow::kContinue;
   }
   return Flow::kNormal;
 }

@@ -1,9 +1,12 @@
 // Filters ("value | name(args)") and tests ("value is name(args)") by name (private to the interpreter).
-// Markup does not exist here: `safe` is the identity and `escape` gives ordinary text, as nothing is escaped automatically.
-// Errors: kInvalidArgument with Python's words; kResourceExhausted from Env.
+// Markup does not exist here: `safe` is the identity and `escape` gives ordinary text, as nothing is escaped
+// automatically. Errors: kInvalidArgument with Python's words; kResourceExhausted from Env.
 #ifndef DUNLIN_MODEL_CHAT_TEMPLATE_FILTERS_H_
 #define DUNLIN_MODEL_CHAT_TEMPLATE_FILTERS_H_
 
+#include <vector>
+
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "model/chat_template/args.h"
@@ -14,6 +17,10 @@ namespace dunlin::model::jinja {
 
 using Filter = absl::StatusOr<Value> (*)(Env& env, const Value& v, const CallArgs& args);
 using Test = absl::StatusOr<bool> (*)(Env& env, const Value& v, const CallArgs& args);
+
+// What a filter that yields returns: the elements so far, and the failure that comes when somebody reads on. Budgets
+// are no business of the reader: they fail at once.
+absl::StatusOr<Value> Yield(std::vector<Value> items, absl::Status failure);
 
 // nullptr when there is none of that name.
 Filter FindFilter(absl::string_view name);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
@@ -43,6 +44,13 @@ bool Tidy(absl::string_view s, std::string* out) {
   return !out->empty();
 }
 
+// Decimal digits as the smallest kind of integer that holds them.
+Value BigOrInt(std::string digits) {
+  int64_t small = 0;
+  const auto result = std::from_chars(digits.data(), digits.data() + digits.size(), small);
+  return result.ec == std::errc() ? Value::Int(small) : Value::BigInt(std::move(digits));
+}
+
 // int(text, base): false when the text is not such a number.
 bool ParseInt(absl::string_view text, int base, Value* out) {
   std::string digits;
@@ -50,7 +58,8 @@ bool ParseInt(absl::string_view text, int base, Value* out) {
   const bool negative = digits[0] == '-';
   if (negative || digits[0] == '+') digits.erase(0, 1);
   const auto prefixed = [&](char letter) {
-    return digits.size() > 2 && digits[0] == '0' && absl::ascii_tolower(static_cast<unsigned char>(digits[1])) == letter;
+    return digits.size() > 2 && digits[0] == '0' &&
+           absl::ascii_tolower(static_cast<unsigned char>(digits[1])) == letter;
   };
   const int implied = prefixed('x') ? 16 : prefixed('o') ? 8 : prefixed('b') ? 2 : 0;
   if (implied != 0 && (base == 0 || base == implied)) digits.erase(0, 2);
@@ -80,11 +89,16 @@ bool ParseFloat(absl::string_view text, double* out) {
   return ReadDouble(s, out);
 }
 
-// int(number): towards zero; false for infinities and NaN. Beyond 64 bits the value is refused, not rounded.
-absl::StatusOr<bool> IntOfFloat(double d, Value* out) {
+// int(number): towards zero, however large; false for infinities and NaN.
+bool IntOfFloat(double d, Value* out) {
   if (!std::isfinite(d)) return false;
-  if (!(std::abs(d) < 9.2e18)) return Invalid("an integer result does not fit in 64 bits");
-  *out = Value::Int(static_cast<int64_t>(d));
+  if (std::abs(d) < 9.2e18) {
+    *out = Value::Int(static_cast<int64_t>(d));
+    return true;
+  }
+  char buffer[400];  // the largest double has 309 digits
+  const auto end = std::to_chars(buffer, buffer + sizeof(buffer), d, std::chars_format::fixed, 0).ptr;
+  *out = BigOrInt(std::string(buffer, end));
   return true;
 }
 
@@ -106,10 +120,7 @@ absl::StatusOr<Value> Int(Env&, const Value& v, const CallArgs& args) {
     if (ParseInt(v.text().view(), static_cast<int>(base), &out)) return out;
     known = ParseFloat(v.text().view(), &number);
   }
-  if (known) {
-    ASSIGN_OR_RETURN(const bool finite, IntOfFloat(number, &out));
-    if (finite) return out;
-  }
+  if (known && IntOfFloat(number, &out)) return out;
   return a[0].is_undefined() ? Value::Int(0) : a[0];
 }
 
@@ -143,6 +154,7 @@ double RoundDecimal(double d, int digits) {
 absl::StatusOr<Value> Round(Env&, const Value& v, const CallArgs& args) {
   ASSIGN_OR_RETURN(const auto a, BindArgs("round", args, {"precision", "method"}));
   if (v.is_undefined()) return UndefinedError(v);
+  if (v.is(Type::kBigInt) && a[0].is_undefined()) return v;
   if (!v.is_number()) return Invalid(absl::StrCat("type ", TypeName(v), " doesn't define __round__ method"));
   int64_t precision = 0;
   if (!a[0].is_undefined()) {

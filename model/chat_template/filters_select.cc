@@ -1,4 +1,5 @@
-// Filters that look into their elements: map, select, reject, selectattr, rejectattr, sort, unique, min, max, sum, attr.
+// Filters that look into their elements: map, select, reject, selectattr, rejectattr, sort, unique, min, max, sum,
+// attr.
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -27,24 +28,22 @@ absl::StatusOr<Value> AttributeOf(Env& env, const Value& item, const Value& attr
     const size_t end = std::min(path.find('.', i), path.size());
     const absl::string_view part = path.substr(i, end - i);
     int64_t index = 0;
-    const bool numeric = !part.empty() && std::all_of(part.begin(), part.end(), absl::ascii_isdigit) &&
-                         absl::SimpleAtoi(part, &index);
+    const bool numeric =
+        !part.empty() && std::all_of(part.begin(), part.end(), absl::ascii_isdigit) && absl::SimpleAtoi(part, &index);
     ASSIGN_OR_RETURN(v, GetItem(env, v, numeric ? Value::Int(index) : Value::String(part)));
     i = end + 1;
   }
   return v;
 }
 
-namespace {
-
-using Type = Value::Type;
-
-// What a filter that yields returns: the elements so far, and the failure that comes when somebody reads on. Budgets are
-// no business of the reader: they fail at once.
 absl::StatusOr<Value> Yield(std::vector<Value> items, absl::Status failure) {
   if (absl::IsResourceExhausted(failure)) return failure;
   return MakeGenerator(std::move(items), std::move(failure));
 }
+
+namespace {
+
+using Type = Value::Type;
 
 // The name of a filter or test given as the first argument, and the arguments after it.
 absl::StatusOr<CallArgs> Rest(const CallArgs& args, size_t name_at, absl::string_view what, std::string* name) {
@@ -72,8 +71,8 @@ absl::StatusOr<Value> Map(Env& env, const Value& v, const CallArgs& args) {
   absl::StatusOr<std::vector<Value>> items = Iterate(env, v);
   if (!items.ok()) return Yield({}, items.status());
   if (args.positional.empty()) {
-    const bool by_attribute = std::any_of(args.keyword.begin(), args.keyword.end(),
-                                          [](const auto& kw) { return kw.first == "attribute"; });
+    const bool by_attribute =
+        std::any_of(args.keyword.begin(), args.keyword.end(), [](const auto& kw) { return kw.first == "attribute"; });
     if (!by_attribute) return Invalid("map requires a filter argument");
     return MapAttribute(env, *items, args);
   }
@@ -161,10 +160,11 @@ absl::StatusOr<Value> Sort(Env& env, const Value& v, const CallArgs& args) {
 
 absl::StatusOr<Value> Unique(Env& env, const Value& v, const CallArgs& args) {
   ASSIGN_OR_RETURN(const auto a, BindArgs("unique", args, {"case_sensitive", "attribute"}));
-  ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(env, v));
+  const absl::StatusOr<std::vector<Value>> items = Iterate(env, v);
+  if (!items.ok()) return Yield({}, items.status());
   absl::flat_hash_set<std::string> seen;
   std::vector<Value> out;
-  for (const Value& item : items) {
+  for (const Value& item : *items) {
     RETURN_IF_ERROR(env.Spend(1));
     ASSIGN_OR_RETURN(const Value key, SortKey(env, item, a[1], Truthy(a[0])));
     std::string hash_key;

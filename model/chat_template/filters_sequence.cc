@@ -119,6 +119,8 @@ absl::StatusOr<Value> Reverse(Env& env, const Value& v, const CallArgs& args) {
   if (v.is_string()) return GetSlice(env, v, Value::None(), Value::None(), Value::Int(-1));
   ASSIGN_OR_RETURN(std::vector<Value> items, Iterate(env, v));
   std::reverse(items.begin(), items.end());
+  // What Python cannot walk backwards is made a list first, and stays one.
+  if (v.is(Type::kGenerator)) return env.NewSequence(Type::kList, std::move(items));
   return MakeGenerator(std::move(items), absl::OkStatus());
 }
 
@@ -131,7 +133,9 @@ absl::StatusOr<int64_t> Count(const Value& v, absl::string_view filter) {
 absl::StatusOr<Value> Batch(Env& env, const Value& v, const CallArgs& args) {
   ASSIGN_OR_RETURN(const auto a, BindArgs("batch", args, {"linecount", "fill_with"}, 1));
   ASSIGN_OR_RETURN(const int64_t size, Count(a[0], "batch"));
-  ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(env, v));
+  const absl::StatusOr<std::vector<Value>> iterated = Iterate(env, v);
+  if (!iterated.ok()) return Yield({}, iterated.status());
+  const std::vector<Value>& items = *iterated;
   std::vector<Value> rows;
   for (size_t i = 0; i < items.size();) {
     const size_t end = std::min(items.size(), i + static_cast<size_t>(size));
@@ -152,7 +156,9 @@ absl::StatusOr<Value> Batch(Env& env, const Value& v, const CallArgs& args) {
 absl::StatusOr<Value> Slice(Env& env, const Value& v, const CallArgs& args) {
   ASSIGN_OR_RETURN(const auto a, BindArgs("slice", args, {"slices", "fill_with"}, 1));
   ASSIGN_OR_RETURN(const int64_t given, Count(a[0], "slice"));
-  ASSIGN_OR_RETURN(const std::vector<Value> items, Iterate(env, v));
+  const absl::StatusOr<std::vector<Value>> iterated = Iterate(env, v);
+  if (!iterated.ok()) return Yield({}, iterated.status());
+  const std::vector<Value>& items = *iterated;
   const size_t slices = static_cast<size_t>(given);
   RETURN_IF_ERROR(env.CheckBytes(slices));
   RETURN_IF_ERROR(env.Spend(slices));
@@ -171,7 +177,7 @@ absl::StatusOr<Value> Slice(Env& env, const Value& v, const CallArgs& args) {
 }
 
 constexpr FilterRow kRows[] = {
-    {"length", LengthFilter}, {"count", LengthFilter}, {"default", Default}, {"d", Default}, {"join", Join},
+    {"length", LengthFilter}, {"count", LengthFilter}, {"default", Default}, {"d", Default},   {"join", Join},
     {"first", First},         {"last", Last},          {"list", List},       {"items", Items}, {"dictsort", DictSort},
     {"reverse", Reverse},     {"batch", Batch},        {"slice", Slice},
 };

@@ -146,8 +146,6 @@ absl::StatusOr<Value> Center(Env& env, const Value& v, const CallArgs& args) {
 // truncate(length=255, killwords=False, end='...', leeway=5)
 absl::StatusOr<Value> Truncate(Env& env, const Value& v, const CallArgs& args) {
   ASSIGN_OR_RETURN(const auto a, BindArgs("truncate", args, {"length", "killwords", "end", "leeway"}));
-  ASSIGN_OR_RETURN(const Value made, ToStr(env, v));
-  const MarkedText& text = made.text();
   int64_t length = 255, leeway = 5;
   if (!a[0].is_undefined()) {
     ASSIGN_OR_RETURN(length, AsInt(a[0]));
@@ -159,8 +157,12 @@ absl::StatusOr<Value> Truncate(Env& env, const Value& v, const CallArgs& args) {
   const int64_t end_points = static_cast<int64_t>(CountPoints(end.view()));
   if (length < end_points) return Invalid(absl::StrCat("expected length >= ", end_points, ", got ", length));
   if (leeway < 0) return Invalid(absl::StrCat("expected leeway >= 0, got ", leeway));
+  // Anything short enough is returned as it is, whatever its type.
+  ASSIGN_OR_RETURN(const size_t points, Length(env, v));
+  if (static_cast<int64_t>(points) - leeway <= length) return v;
+  if (!v.is_string()) return Invalid(absl::StrCat("truncate needs a str, not ", TypeName(v)));
+  const MarkedText& text = v.text();
   RETURN_IF_ERROR(env.Spend(text.size() / 32));
-  if (static_cast<int64_t>(CountPoints(text.view())) - leeway <= length) return made;
   size_t cut = OffsetOfPoint(text.view(), static_cast<size_t>(length - end_points));
   if (!Truthy(a[1])) {
     const size_t space = text.view().substr(0, cut).rfind(' ');
@@ -233,9 +235,7 @@ constexpr FilterRow kRows[] = {
 
 }  // namespace
 
-Filter FindTextFilter(absl::string_view name) {
-  return LookUp(kRows, name);
-}
+Filter FindTextFilter(absl::string_view name) { return LookUp(kRows, name); }
 
 Filter FindFilter(absl::string_view name) {
   for (const auto find : {FindTextFilter, FindNumberFilter, FindSequenceFilter, FindSelectionFilter}) {

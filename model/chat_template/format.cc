@@ -24,7 +24,7 @@ constexpr int64_t kMaxPrecision = 500;
 struct Spec {
   std::string fill = " ";
   bool fill_input = false;  // the fill character stands in client text
-  char align = 0;  // '<' '>' '^' '=' or 0
+  char align = 0;           // '<' '>' '^' '=' or 0
   char sign = '-';
   bool comma = false;
   bool alternate = false;
@@ -40,7 +40,8 @@ absl::Status Unsupported(absl::string_view what) {
 // Digits at s[*at...]; at most nine, so that the value stays small.
 int64_t ReadNumber(absl::string_view s, size_t* at) {
   int64_t n = 0;
-  for (int digits = 0; *at < s.size() && absl::ascii_isdigit(static_cast<unsigned char>(s[*at])) && digits < 9; ++digits) {
+  for (int digits = 0; *at < s.size() && absl::ascii_isdigit(static_cast<unsigned char>(s[*at])) && digits < 9;
+       ++digits) {
     n = n * 10 + (s[(*at)++] - '0');
   }
   return n;
@@ -76,24 +77,32 @@ absl::StatusOr<std::string> Magnitude(const Value& v, const Spec& spec) {
       if (!v.is_integer()) return Invalid(absl::StrCat("%x format: an integer is required, not ", TypeName(v)));
       const int64_t n = v.integer();
       const uint64_t u = n < 0 ? -static_cast<uint64_t>(n) : static_cast<uint64_t>(n);
-      if (spec.type == 'o') return absl::StrFormat(spec.alternate ? "0o%o" : "%o", u);
+      if (spec.type == 'o') return spec.alternate ? absl::StrFormat("0o%o", u) : absl::StrFormat("%o", u);
       if (spec.type == 'X') return spec.alternate ? absl::StrFormat("0X%X", u) : absl::StrFormat("%X", u);
       return spec.alternate ? absl::StrFormat("0x%x", u) : absl::StrFormat("%x", u);
     }
-    default: break;
+    default:
+      break;
   }
   if (!v.is_number()) return Invalid(absl::StrCat("must be real number, not ", TypeName(v)));
   const double d = std::abs(v.number());
   const int precision = spec.precision < 0 ? 6 : static_cast<int>(spec.precision);
   switch (spec.type) {
     case 'f':
-    case 'F': return Print("%.*f", precision, d);
-    case 'e': return Print("%.*e", precision, d);
-    case 'E': return Print("%.*E", precision, d);
-    case 'g': return Print("%.*g", precision, d);
-    case 'G': return Print("%.*G", precision, d);
-    case '%': return Print("%.*f", precision, d * 100) + "%";
-    default: return Unsupported(absl::StrCat("'", std::string(1, spec.type), "'"));
+    case 'F':
+      return Print("%.*f", precision, d);
+    case 'e':
+      return Print("%.*e", precision, d);
+    case 'E':
+      return Print("%.*E", precision, d);
+    case 'g':
+      return Print("%.*g", precision, d);
+    case 'G':
+      return Print("%.*G", precision, d);
+    case '%':
+      return Print("%.*f", precision, d * 100) + "%";
+    default:
+      return Unsupported(absl::StrCat("'", std::string(1, spec.type), "'"));
   }
 }
 
@@ -102,7 +111,8 @@ bool IsNegative(const Value& v) {
   return v.is(Type::kFloat) ? std::signbit(v.number()) : v.integer() < 0;
 }
 
-void AppendPadded(const MarkedText& body, absl::string_view sign, const Spec& spec, char default_align, TextBuilder* out) {
+void AppendPadded(const MarkedText& body, absl::string_view sign, const Spec& spec, char default_align,
+                  TextBuilder* out) {
   const char align = spec.align != 0 ? spec.align : default_align;
   const int64_t length = static_cast<int64_t>(CountPoints(body.view()) + sign.size());
   const size_t pad = spec.width > length ? static_cast<size_t>(spec.width - length) : 0;
@@ -172,7 +182,8 @@ absl::StatusOr<Spec> ReadPercentSpec(absl::string_view s, size_t* at, std::strin
   const bool is_text = spec.type == 's' || spec.type == 'r';
   if (!is_text && spec.precision > kMaxPrecision) return Unsupported("precision above 500");
   if (absl::string_view("srdiuxXofFeEgGc").find(spec.type) == absl::string_view::npos) {
-    return Invalid(absl::StrCat("unsupported format character '", absl::CHexEscape(absl::string_view(&spec.type, 1)), "'"));
+    return Invalid(
+        absl::StrCat("unsupported format character '", absl::CHexEscape(absl::string_view(&spec.type, 1)), "'"));
   }
   return spec;
 }
@@ -213,7 +224,9 @@ absl::StatusOr<Value> PercentFormat(Env& env, const MarkedText& format, const Va
     RETURN_IF_ERROR(AppendPercent(env, is_tuple ? values.items()[used] : values, spec, &out));
     ++used;
   }
-  const bool leftover = used < available && !used_names && !values.is_dict() && !values.is(Type::kList);
+  // What has a subscript counts as a mapping, which need not be used up; tuples and texts do not.
+  const bool mapping = values.is_dict() || values.is(Type::kList) || values.is(Type::kRange) || values.is_undefined();
+  const bool leftover = used < available && !used_names && !mapping;
   if (leftover) return Invalid("not all arguments converted during string formatting");
   return out.Finish();
 }
@@ -263,7 +276,8 @@ absl::Status AppendBrace(Env& env, const Value& v, absl::string_view spec_text, 
   if (spec.type == 0 && spec.precision < 0) {  // a float as str() writes it
     const absl::string_view sign = IsNegative(v) ? "-" : spec.sign == '+' ? "+" : spec.sign == ' ' ? " " : "";
     std::string digits = FloatRepr(std::abs(v.number()));
-    AppendPadded(MarkedText(spec.comma ? WithCommas(std::move(digits)) : std::move(digits), false), sign, spec, '>', out);
+    AppendPadded(MarkedText(spec.comma ? WithCommas(std::move(digits)) : std::move(digits), false), sign, spec, '>',
+                 out);
     return absl::OkStatus();
   }
   if (spec.type == 0) return Unsupported("precision without a type");
@@ -282,7 +296,8 @@ absl::StatusOr<Value> FieldValue(Env& env, absl::string_view field, const CallAr
     if (index >= args.positional.size()) return Invalid("Replacement index out of range for positional args tuple");
     v = args.positional[index];
   } else {
-    const auto it = std::find_if(args.keyword.begin(), args.keyword.end(), [&](const auto& kw) { return kw.first == name; });
+    const auto it =
+        std::find_if(args.keyword.begin(), args.keyword.end(), [&](const auto& kw) { return kw.first == name; });
     if (it == args.keyword.end()) return Invalid(absl::StrCat("KeyError: '", name, "'"));
     v = it->second;
   }

@@ -54,48 +54,122 @@ bool AppendDirective(absl::CivilSecond t, char directive, char flag, std::string
     }
   };
   switch (directive) {
-    case 'Y': number(t.year(), 1); return true;
-    case 'C': number(t.year() / 100, 2); return true;
-    case 'y': number(t.year() % 100, 2); return true;
-    case 'm': number(t.month(), 2); return true;
-    case 'd': number(t.day(), 2); return true;
-    case 'e': number(t.day(), 2, ' '); return true;
-    case 'H': number(t.hour(), 2); return true;
-    case 'k': number(t.hour(), 2, ' '); return true;
-    case 'I': number(hour12, 2); return true;
-    case 'l': number(hour12, 2, ' '); return true;
-    case 'M': number(t.minute(), 2); return true;
-    case 'S': number(t.second(), 2); return true;
-    case 'j': number(year_day, 3); return true;
-    case 'u': number(monday_based + 1, 1); return true;
-    case 'w': number(sunday_based, 1); return true;
-    case 'U': number((year_day + 6 - sunday_based) / 7, 2); return true;
-    case 'W': number((year_day + 6 - monday_based) / 7, 2); return true;
-    case 'V': number(IsoWeekOf(day).week, 2); return true;
-    case 'G': number(IsoWeekOf(day).year, 1); return true;
-    case 'g': number(IsoWeekOf(day).year % 100, 2); return true;
-    case 'f': *out += "000000"; return true;  // whole seconds only
+    case 'Y':
+      number(t.year(), 1);
+      return true;
+    case 'C':
+      number(t.year() / 100, 2);
+      return true;
+    case 'y':
+      number(t.year() % 100, 2);
+      return true;
+    case 'm':
+      number(t.month(), 2);
+      return true;
+    case 'd':
+      number(t.day(), 2);
+      return true;
+    case 'e':
+      number(t.day(), 2, ' ');
+      return true;
+    case 'H':
+      number(t.hour(), 2);
+      return true;
+    case 'k':
+      number(t.hour(), 2, ' ');
+      return true;
+    case 'I':
+      number(hour12, 2);
+      return true;
+    case 'l':
+      number(hour12, 2, ' ');
+      return true;
+    case 'M':
+      number(t.minute(), 2);
+      return true;
+    case 'S':
+      number(t.second(), 2);
+      return true;
+    case 'j':
+      number(year_day, 3);
+      return true;
+    case 'u':
+      number(monday_based + 1, 1);
+      return true;
+    case 'w':
+      number(sunday_based, 1);
+      return true;
+    case 'U':
+      number((year_day + 6 - sunday_based) / 7, 2);
+      return true;
+    case 'W':
+      number((year_day + 6 - monday_based) / 7, 2);
+      return true;
+    case 'V':
+      number(IsoWeekOf(day).week, 2);
+      return true;
+    case 'G':
+      number(IsoWeekOf(day).year, 1);
+      return true;
+    case 'g':
+      number(IsoWeekOf(day).year % 100, 2);
+      return true;
+    case 'f':
+      *out += "000000";
+      return true;  // whole seconds only
     case 'Z':
-    case 'z': return true;  // a civil time has no zone
-    case 'a': absl::StrAppend(out, kDays[sunday_based].substr(0, 3)); return true;
-    case 'A': absl::StrAppend(out, kDays[sunday_based]); return true;
+    case 'z':
+      return true;  // a civil time has no zone
+    case 'a':
+      absl::StrAppend(out, kDays[sunday_based].substr(0, 3));
+      return true;
+    case 'A':
+      absl::StrAppend(out, kDays[sunday_based]);
+      return true;
     case 'b':
-    case 'h': absl::StrAppend(out, kMonths[t.month() - 1].substr(0, 3)); return true;
-    case 'B': absl::StrAppend(out, kMonths[t.month() - 1]); return true;
-    case 'p': *out += t.hour() < 12 ? "AM" : "PM"; return true;
-    case 'P': *out += t.hour() < 12 ? "am" : "pm"; return true;
+    case 'h':
+      absl::StrAppend(out, kMonths[t.month() - 1].substr(0, 3));
+      return true;
+    case 'B':
+      absl::StrAppend(out, kMonths[t.month() - 1]);
+      return true;
+    case 'p':
+      *out += t.hour() < 12 ? "AM" : "PM";
+      return true;
+    case 'P':
+      *out += t.hour() < 12 ? "am" : "pm";
+      return true;
     case 'D':
-    case 'x': all("m/d/y"); return true;
-    case 'F': number(t.year(), 1), *out += absl::StrFormat("-%02d-%02d", t.month(), t.day()); return true;
-    case 'R': all("H:M"); return true;
+    case 'x':
+      all("m/d/y");
+      return true;
+    case 'F':
+      number(t.year(), 1), *out += absl::StrFormat("-%02d-%02d", t.month(), t.day());
+      return true;
+    case 'R':
+      all("H:M");
+      return true;
     case 'T':
-    case 'X': all("H:M:S"); return true;
-    case 'r': all("I:M:S p"); return true;
-    case 'c': all("a b e H:M:S Y"); return true;
-    case 'n': out->push_back('\n'); return true;
-    case 't': out->push_back('\t'); return true;
-    case '%': out->push_back('%'); return true;
-    default: return false;
+    case 'X':
+      all("H:M:S");
+      return true;
+    case 'r':
+      all("I:M:S p");
+      return true;
+    case 'c':
+      all("a b e H:M:S Y");
+      return true;
+    case 'n':
+      out->push_back('\n');
+      return true;
+    case 't':
+      out->push_back('\t');
+      return true;
+    case '%':
+      out->push_back('%');
+      return true;
+    default:
+      return false;
   }
 }
 

@@ -105,14 +105,30 @@ struct TestRow {
   Test test;
 };
 constexpr TestRow kRows[] = {
-    {"eq", Compare<Op::kEq>},      {"==", Compare<Op::kEq>},          {"equalto", Compare<Op::kEq>},
-    {"ne", Compare<Op::kNe>},      {"!=", Compare<Op::kNe>},          {"lt", Compare<Op::kLt>},
-    {"<", Compare<Op::kLt>},       {"lessthan", Compare<Op::kLt>},    {"le", Compare<Op::kLe>},
-    {"<=", Compare<Op::kLe>},      {"gt", Compare<Op::kGt>},          {">", Compare<Op::kGt>},
-    {"greaterthan", Compare<Op::kGt>}, {"ge", Compare<Op::kGe>},      {">=", Compare<Op::kGe>},
-    {"in", Compare<Op::kIn>},      {"sameas", SameAs},                {"odd", Parity<true>},
-    {"even", Parity<false>},       {"divisibleby", DivisibleBy},      {"lower", HasCase<false>},
-    {"upper", HasCase<true>},      {"filter", Exists<true>},          {"test", Exists<false>},
+    {"eq", Compare<Op::kEq>},
+    {"==", Compare<Op::kEq>},
+    {"equalto", Compare<Op::kEq>},
+    {"ne", Compare<Op::kNe>},
+    {"!=", Compare<Op::kNe>},
+    {"lt", Compare<Op::kLt>},
+    {"<", Compare<Op::kLt>},
+    {"lessthan", Compare<Op::kLt>},
+    {"le", Compare<Op::kLe>},
+    {"<=", Compare<Op::kLe>},
+    {"gt", Compare<Op::kGt>},
+    {">", Compare<Op::kGt>},
+    {"greaterthan", Compare<Op::kGt>},
+    {"ge", Compare<Op::kGe>},
+    {">=", Compare<Op::kGe>},
+    {"in", Compare<Op::kIn>},
+    {"sameas", SameAs},
+    {"odd", Parity<true>},
+    {"even", Parity<false>},
+    {"divisibleby", DivisibleBy},
+    {"lower", HasCase<false>},
+    {"upper", HasCase<true>},
+    {"filter", Exists<true>},
+    {"test", Exists<false>},
 };
 
 }  // namespace

@@ -52,13 +52,16 @@ class Reader {
     if (nesting > kMaxNesting) return Error(absl::StrCat("nested deeper than ", kMaxNesting));
     if (at_ == text_.size()) return Error("the text ends where a value should be");
     switch (text_[at_]) {
-      case '{': return ReadObject(nesting);
-      case '[': return ReadArray(nesting);
+      case '{':
+        return ReadObject(nesting);
+      case '[':
+        return ReadArray(nesting);
       case '"': {
         ASSIGN_OR_RETURN(std::string s, ReadString());
         return Value::Text(MarkedText(std::move(s), mark_input_));
       }
-      default: break;
+      default:
+        break;
     }
     const std::pair<absl::string_view, Value> words[] = {
         {"true", Value::Bool(true)}, {"false", Value::Bool(false)}, {"null", Value::None()}};
@@ -119,14 +122,29 @@ class Reader {
     switch (c) {
       case '"':
       case '\\':
-      case '/': out->push_back(c); return absl::OkStatus();
-      case 'b': out->push_back('\b'); return absl::OkStatus();
-      case 'f': out->push_back('\f'); return absl::OkStatus();
-      case 'n': out->push_back('\n'); return absl::OkStatus();
-      case 'r': out->push_back('\r'); return absl::OkStatus();
-      case 't': out->push_back('\t'); return absl::OkStatus();
-      case 'u': break;
-      default: --at_; return Error("unknown escape");
+      case '/':
+        out->push_back(c);
+        return absl::OkStatus();
+      case 'b':
+        out->push_back('\b');
+        return absl::OkStatus();
+      case 'f':
+        out->push_back('\f');
+        return absl::OkStatus();
+      case 'n':
+        out->push_back('\n');
+        return absl::OkStatus();
+      case 'r':
+        out->push_back('\r');
+        return absl::OkStatus();
+      case 't':
+        out->push_back('\t');
+        return absl::OkStatus();
+      case 'u':
+        break;
+      default:
+        --at_;
+        return Error("unknown escape");
     }
     ASSIGN_OR_RETURN(uint32_t point, ReadHex4());
     if (point >= 0xD800 && point < 0xDC00 && text_.substr(at_, 2) == "\\u") {

@@ -40,15 +40,20 @@ class Writer {
   // null, booleans and numbers; "" for other types.
   static absl::StatusOr<std::string> Scalar(const Value& v) {
     switch (v.type()) {
-      case Type::kNone: return "null";
-      case Type::kBool: return v.integer() != 0 ? "true" : "false";
-      case Type::kInt: return absl::StrCat(v.integer());
-      case Type::kBigInt: return v.digits();
+      case Type::kNone:
+        return "null";
+      case Type::kBool:
+        return v.integer() != 0 ? "true" : "false";
+      case Type::kInt:
+        return absl::StrCat(v.integer());
+      case Type::kBigInt:
+        return v.digits();
       case Type::kFloat:
         if (std::isnan(v.number())) return "NaN";
         if (std::isinf(v.number())) return v.number() < 0 ? "-Infinity" : "Infinity";
         return FloatRepr(v.number());
-      default: return "";
+      default:
+        return "";
     }
   }
 
@@ -73,14 +78,22 @@ class Writer {
 
   std::string Escaped(uint32_t c) const {
     switch (c) {
-      case '"': return "\\\"";
-      case '\\': return "\\\\";
-      case '\n': return "\\n";
-      case '\r': return "\\r";
-      case '\t': return "\\t";
-      case '\b': return "\\b";
-      case '\f': return "\\f";
-      default: break;
+      case '"':
+        return "\\\"";
+      case '\\':
+        return "\\\\";
+      case '\n':
+        return "\\n";
+      case '\r':
+        return "\\r";
+      case '\t':
+        return "\\t";
+      case '\b':
+        return "\\b";
+      case '\f':
+        return "\\f";
+      default:
+        break;
     }
     if (c < 0x20 || (ensure_ascii && c > 0x7F && c < 0x10000)) return absl::StrFormat("\\u%04x", c);
     if (ensure_ascii && c >= 0x10000) {

@@ -55,7 +55,9 @@ class Lexer {
  private:
   absl::Status Error(absl::string_view message) const { return ErrorAt(line_, message); }
   char Char(size_t i) const { return i < s_.size() ? s_[i] : '\0'; }
-  bool Starts(size_t i, absl::string_view text) const { return absl::StartsWith(s_.substr(std::min(i, s_.size())), text); }
+  bool Starts(size_t i, absl::string_view text) const {
+    return absl::StartsWith(s_.substr(std::min(i, s_.size())), text);
+  }
 
   void Add(TokenKind kind, std::string text) { tokens_.push_back({kind, line_, std::move(text)}); }
   // The text [begin, end), after which the lexer stands at `end`.
@@ -171,8 +173,9 @@ class Lexer {
     std::string open;  // brackets that wait for their end
     while (true) {
       MoveTo(SkipSpace(at_));
-      if (at_ >= s_.size()) return Error(is_print ? "unexpected end of template, expected '}}'"
-                                                  : "unexpected end of template, expected '%}'");
+      if (at_ >= s_.size())
+        return Error(is_print ? "unexpected end of template, expected '}}'"
+                              : "unexpected end of template, expected '%}'");
       if (open.empty()) {
         if (const size_t end = TagEnd(at_, is_print ? "}}" : "%}"); end != 0) {
           Add(is_print ? TokenKind::kPrintEnd : TokenKind::kBlockEnd, "");
@@ -308,14 +311,15 @@ class Lexer {
   }
 
   absl::Status LexOperator(std::string* open) {
-    for (const absl::string_view op : {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[", "]", "(", ")",
-                                       "{", "}", ">", "<", "=", ".", ":", "|", ",", ";"}) {
+    for (const absl::string_view op : {"//", "**", "==", "!=", ">=", "<=", "+", "-", "/", "*", "%", "~", "[",
+                                       "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"}) {
       if (!Starts(at_, op)) continue;
       const char c = op[0];
       if (c == '(' || c == '[' || c == '{') open->push_back(c == '(' ? ')' : c == '[' ? ']' : '}');
       if (c == ')' || c == ']' || c == '}') {
         if (open->empty()) return Error(absl::StrCat("unexpected '", op, "'"));
-        if (open->back() != c) return Error(absl::StrCat("unexpected '", op, "', expected '", open->substr(open->size() - 1), "'"));
+        if (open->back() != c)
+          return Error(absl::StrCat("unexpected '", op, "', expected '", open->substr(open->size() - 1), "'"));
         open->pop_back();
       }
       Add(TokenKind::kOperator, std::string(op));

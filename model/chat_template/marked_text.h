@@ -1,6 +1,7 @@
 // UTF-8 text in which every byte is either trusted or input (came from a client).
 // Thread-safety: a plain value.  Units: bytes.
-// Invariant: the marks never get lost. Every operation that copies bytes copies their marks; there is none that clears one.
+// Invariant: the marks never get lost. Every operation that copies bytes copies their marks; there is none that clears
+// one.
 #ifndef DUNLIN_MODEL_CHAT_TEMPLATE_MARKED_TEXT_H_
 #define DUNLIN_MODEL_CHAT_TEMPLATE_MARKED_TEXT_H_
 

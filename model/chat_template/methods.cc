@@ -187,12 +187,12 @@ absl::StatusOr<Value> Classify(Env& env, const Value& self, absl::string_view na
       any = any || (name == "islower" ? IsLower(c) : IsUpper(c));
       continue;
     }
-    const bool holds = name == "isalpha"     ? IsAlpha(c)
-                       : name == "isdigit"   ? IsDigit(c)
-                       : name == "isdecimal" ? IsDecimal(c)
-                       : name == "isnumeric" ? IsNumeric(c)
-                       : name == "isspace"   ? IsSpace(c)
-                       : name == "isascii"   ? c < 0x80
+    const bool holds = name == "isalpha"       ? IsAlpha(c)
+                       : name == "isdigit"     ? IsDigit(c)
+                       : name == "isdecimal"   ? IsDecimal(c)
+                       : name == "isnumeric"   ? IsNumeric(c)
+                       : name == "isspace"     ? IsSpace(c)
+                       : name == "isascii"     ? c < 0x80
                        : name == "isprintable" ? IsPrintable(c)
                                                : IsAlpha(c) || IsDecimal(c) || IsDigit(c) || IsNumeric(c);
     if (!holds) return Value::Bool(false);
@@ -271,33 +271,56 @@ struct MethodRow {
   Method call;  // null: exists in Python, outside the subset
 };
 constexpr MethodRow kTextMethods[] = {
-    {"strip", Strip},           {"lstrip", Strip},
-    {"rstrip", Strip},          {"upper", ChangeCase},
-    {"lower", ChangeCase},      {"title", ChangeCase},
-    {"capitalize", ChangeCase}, {"swapcase", ChangeCase},
-    {"replace", Replace},       {"startswith", Affix},
-    {"endswith", Affix},        {"find", Search},
-    {"rfind", Search},          {"index", Search},
-    {"rindex", Search},         {"count", Search},
-    {"split", Split},           {"rsplit", Split},
-    {"splitlines", SplitLinesMethod}, {"partition", Partition},
-    {"rpartition", Partition},  {"removeprefix", RemoveAffix},
-    {"removesuffix", RemoveAffix}, {"ljust", Pad},
-    {"rjust", Pad},             {"center", Pad},
-    {"zfill", Pad},             {"join", Join},
-    {"isalpha", Classify},      {"isdigit", Classify},
-    {"isdecimal", Classify},    {"isnumeric", Classify},
-    {"isalnum", Classify},      {"isspace", Classify},
-    {"isascii", Classify},      {"isprintable", Classify},
-    {"islower", Classify},      {"isupper", Classify},
-    {"istitle", IsTitle},       {"format", FormatMethod},
-    {"casefold", nullptr},      {"encode", nullptr},
-    {"expandtabs", nullptr},    {"format_map", nullptr},
-    {"isidentifier", nullptr},  {"maketrans", nullptr},
+    {"strip", Strip},
+    {"lstrip", Strip},
+    {"rstrip", Strip},
+    {"upper", ChangeCase},
+    {"lower", ChangeCase},
+    {"title", ChangeCase},
+    {"capitalize", ChangeCase},
+    {"swapcase", ChangeCase},
+    {"replace", Replace},
+    {"startswith", Affix},
+    {"endswith", Affix},
+    {"find", Search},
+    {"rfind", Search},
+    {"index", Search},
+    {"rindex", Search},
+    {"count", Search},
+    {"split", Split},
+    {"rsplit", Split},
+    {"splitlines", SplitLinesMethod},
+    {"partition", Partition},
+    {"rpartition", Partition},
+    {"removeprefix", RemoveAffix},
+    {"removesuffix", RemoveAffix},
+    {"ljust", Pad},
+    {"rjust", Pad},
+    {"center", Pad},
+    {"zfill", Pad},
+    {"join", Join},
+    {"isalpha", Classify},
+    {"isdigit", Classify},
+    {"isdecimal", Classify},
+    {"isnumeric", Classify},
+    {"isalnum", Classify},
+    {"isspace", Classify},
+    {"isascii", Classify},
+    {"isprintable", Classify},
+    {"islower", Classify},
+    {"isupper", Classify},
+    {"istitle", IsTitle},
+    {"format", FormatMethod},
+    {"casefold", nullptr},
+    {"encode", nullptr},
+    {"expandtabs", nullptr},
+    {"format_map", nullptr},
+    {"isidentifier", nullptr},
+    {"maketrans", nullptr},
     {"translate", nullptr},
 };
 constexpr MethodRow kDictMethods[] = {
-    {"get", DictGet},   {"keys", DictView}, {"values", DictView},
+    {"get", DictGet},    {"keys", DictView}, {"values", DictView},
     {"items", DictView}, {"copy", DictCopy}, {"fromkeys", nullptr},
 };
 constexpr MethodRow kSequenceMethods[] = {{"index", SequenceSearch}, {"count", SequenceSearch}};
@@ -322,7 +345,9 @@ const MethodRow* FindRow(const Value& self, absl::string_view name) {
 
 MethodKind FindMethod(const Value& self, absl::string_view name) {
   if (FindRow(self, name) != nullptr) return MethodKind::kUsable;
-  const auto listed = [&](const auto& names) { return std::find(std::begin(names), std::end(names), name) != std::end(names); };
+  const auto listed = [&](const auto& names) {
+    return std::find(std::begin(names), std::end(names), name) != std::end(names);
+  };
   const bool unsafe = (self.is_dict() && listed(kUnsafeDict)) || (self.is(Type::kList) && listed(kUnsafeList));
   return unsafe ? MethodKind::kUnsafe : MethodKind::kNone;
 }

@@ -21,7 +21,8 @@ absl::StatusOr<Value> ListOfTexts(Env& env, std::vector<MarkedText> parts) {
 }
 
 // The pieces of split() without a separator: runs of whitespace part them.
-absl::StatusOr<std::vector<MarkedText>> SplitWhitespace(Env& env, const MarkedText& text, int64_t max, bool from_right) {
+absl::StatusOr<std::vector<MarkedText>> SplitWhitespace(Env& env, const MarkedText& text, int64_t max,
+                                                        bool from_right) {
   std::vector<std::pair<size_t, size_t>> words;
   const absl::string_view s = text.view();
   for (size_t i = 0, size = 0; i < s.size(); i += size) {
@@ -116,8 +117,8 @@ absl::StatusOr<Value> Partition(Env& env, const Value& self, absl::string_view n
   const bool backwards = name == "rpartition";
   if (cuts.empty()) {
     const Value empty = Value::String("");
-    return env.NewSequence(Type::kTuple, backwards ? std::vector<Value>{empty, empty, self}
-                                                   : std::vector<Value>{self, empty, empty});
+    return env.NewSequence(Type::kTuple,
+                           backwards ? std::vector<Value>{empty, empty, self} : std::vector<Value>{self, empty, empty});
   }
   const size_t cut = backwards ? text.view().rfind(sep) : cuts.front();
   return env.NewSequence(Type::kTuple, {Value::Text(text.Slice(0, cut)), Value::Text(text.Slice(cut, cut + sep.size())),

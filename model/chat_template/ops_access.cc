@@ -21,7 +21,8 @@ std::string Described(const Value& v) {
 
 Value NoAttribute(const Value& obj, const Value& name) {
   if (name.is_string()) {
-    return Value::Undefined(absl::StrCat(Described(obj), " has no attribute '", name.text().view().substr(0, 200), "'"));
+    return Value::Undefined(
+        absl::StrCat(Described(obj), " has no attribute '", name.text().view().substr(0, 200), "'"));
   }
   return Value::Undefined(absl::StrCat(TypeName(obj), " object has no element ",
                                        name.is_integer() ? absl::StrCat(name.integer()) : std::string(TypeName(name))));
@@ -30,9 +31,11 @@ Value NoAttribute(const Value& obj, const Value& name) {
 // A method of the type; false when there is none.
 absl::StatusOr<bool> TypeAttribute(const Value& obj, absl::string_view name, Value* out) {
   switch (FindMethod(obj, name)) {
-    case MethodKind::kNone: return false;
+    case MethodKind::kNone:
+      return false;
     case MethodKind::kUnsafe:
-      *out = Value::Undefined(absl::StrCat("access to attribute '", name, "' of '", TypeName(obj), "' object is unsafe."));
+      *out =
+          Value::Undefined(absl::StrCat("access to attribute '", name, "' of '", TypeName(obj), "' object is unsafe."));
       return true;
     case MethodKind::kUsable:
       *out = Value::Object(Type::kMethod, std::make_shared<MethodHeap>(MethodHeap{obj, std::string(name)}));
@@ -161,32 +164,47 @@ absl::StatusOr<Value> GetSlice(Env& env, const Value& obj, const Value& start, c
   for (size_t i = 0; i < b.count; ++i) {
     out.push_back(items[static_cast<size_t>(b.start + static_cast<int64_t>(i) * b.step)]);
   }
-  return env.NewSequence(obj.is(Type::kTuple) ? Type::kTuple : Type::kList, std::move(out));
+  ASSIGN_OR_RETURN(const Value made, env.NewSequence(obj.type(), std::move(out)));
+  if (obj.is(Type::kRange)) {  // the bounds, for printing; they wrap rather than overflow
+    const SequenceHeap& from = *obj.heap<SequenceHeap>();
+    SequenceHeap& to = *made.heap<SequenceHeap>();
+    const auto at = [&](int64_t index) {
+      return static_cast<int64_t>(static_cast<uint64_t>(from.start) +
+                                  static_cast<uint64_t>(index) * static_cast<uint64_t>(from.step));
+    };
+    to.start = at(b.start);
+    to.stop = at(b.stop);
+    to.step = static_cast<int64_t>(static_cast<uint64_t>(from.step) * static_cast<uint64_t>(b.step));
+  }
+  return made;
 }
 
 absl::StatusOr<size_t> Length(Env& env, const Value& v) {
   switch (v.type()) {
-    case Type::kUndefined: return 0;
+    case Type::kUndefined:
+      return 0;
     case Type::kString:
       RETURN_IF_ERROR(env.SpendBytes(v.text().size()));
       return CountPoints(v.text().view());
     case Type::kList:
     case Type::kTuple:
     case Type::kRange:
-    case Type::kView: return v.items().size();
-    case Type::kDict: return v.heap<DictHeap>()->entries().size();
-    default: return Invalid(absl::StrCat("object of type '", TypeName(v), "' has no len()"));
+    case Type::kView:
+      return v.items().size();
+    case Type::kDict:
+      return v.heap<DictHeap>()->entries().size();
+    default:
+      return Invalid(absl::StrCat("object of type '", TypeName(v), "' has no len()"));
   }
 }
 
-bool IsIterable(const Value& v) {
-  return v.is_undefined() || v.is_string() || v.is_sequence() || v.is_dict();
-}
+bool IsIterable(const Value& v) { return v.is_undefined() || v.is_string() || v.is_sequence() || v.is_dict(); }
 
 absl::StatusOr<std::vector<Value>> Iterate(Env& env, const Value& v) {
   std::vector<Value> out;
   switch (v.type()) {
-    case Type::kUndefined: return out;
+    case Type::kUndefined:
+      return out;
     case Type::kString: {
       const MarkedText& text = v.text();
       RETURN_IF_ERROR(env.Spend(text.size()));
@@ -216,7 +234,8 @@ absl::StatusOr<std::vector<Value>> Iterate(Env& env, const Value& v) {
       for (const auto& entry : entries) out.push_back(entry.first);
       return out;
     }
-    default: return Invalid(absl::StrCat("'", TypeName(v), "' object is not iterable"));
+    default:
+      return Invalid(absl::StrCat("'", TypeName(v), "' object is not iterable"));
   }
 }
 

@@ -16,13 +16,20 @@ using Type = Value::Type;
 
 absl::string_view Symbol(Op op) {
   switch (op) {
-    case Op::kAdd: return "+";
-    case Op::kSub: return "-";
-    case Op::kMul: return "*";
-    case Op::kDiv: return "/";
-    case Op::kFloorDiv: return "//";
-    case Op::kMod: return "%";
-    default: return "** or pow()";
+    case Op::kAdd:
+      return "+";
+    case Op::kSub:
+      return "-";
+    case Op::kMul:
+      return "*";
+    case Op::kDiv:
+      return "/";
+    case Op::kFloorDiv:
+      return "//";
+    case Op::kMod:
+      return "%";
+    default:
+      return "** or pow()";
   }
 }
 
@@ -32,8 +39,8 @@ absl::Status Unsupported(Op op, const Value& a, const Value& b) {
   if (op == Op::kAdd && (a.is_string() || a.is(Type::kList) || a.is(Type::kTuple))) {
     return Invalid(absl::StrCat("can only concatenate ", TypeName(a), " (not \"", TypeName(b), "\") to ", TypeName(a)));
   }
-  return Invalid(absl::StrCat("unsupported operand type(s) for ", Symbol(op), ": '", TypeName(a), "' and '",
-                              TypeName(b), "'"));
+  return Invalid(
+      absl::StrCat("unsupported operand type(s) for ", Symbol(op), ": '", TypeName(a), "' and '", TypeName(b), "'"));
 }
 
 absl::StatusOr<Value> IntPower(int64_t base, int64_t exponent) {
@@ -52,11 +59,16 @@ absl::StatusOr<Value> IntPower(int64_t base, int64_t exponent) {
 absl::StatusOr<Value> IntArithmetic(Op op, int64_t a, int64_t b) {
   int64_t out = 0;
   switch (op) {
-    case Op::kAdd: return __builtin_add_overflow(a, b, &out) ? absl::StatusOr<Value>(Overflow()) : Value::Int(out);
-    case Op::kSub: return __builtin_sub_overflow(a, b, &out) ? absl::StatusOr<Value>(Overflow()) : Value::Int(out);
-    case Op::kMul: return __builtin_mul_overflow(a, b, &out) ? absl::StatusOr<Value>(Overflow()) : Value::Int(out);
-    case Op::kPow: return IntPower(a, b);
-    default: break;
+    case Op::kAdd:
+      return __builtin_add_overflow(a, b, &out) ? absl::StatusOr<Value>(Overflow()) : Value::Int(out);
+    case Op::kSub:
+      return __builtin_sub_overflow(a, b, &out) ? absl::StatusOr<Value>(Overflow()) : Value::Int(out);
+    case Op::kMul:
+      return __builtin_mul_overflow(a, b, &out) ? absl::StatusOr<Value>(Overflow()) : Value::Int(out);
+    case Op::kPow:
+      return IntPower(a, b);
+    default:
+      break;
   }
   if (b == 0) return Invalid(op == Op::kDiv ? "division by zero" : "integer division or modulo by zero");
   if (op == Op::kDiv) return Value::Float(static_cast<double>(a) / static_cast<double>(b));
@@ -68,9 +80,12 @@ absl::StatusOr<Value> IntArithmetic(Op op, int64_t a, int64_t b) {
 
 absl::StatusOr<Value> FloatArithmetic(Op op, double a, double b) {
   switch (op) {
-    case Op::kAdd: return Value::Float(a + b);
-    case Op::kSub: return Value::Float(a - b);
-    case Op::kMul: return Value::Float(a * b);
+    case Op::kAdd:
+      return Value::Float(a + b);
+    case Op::kSub:
+      return Value::Float(a - b);
+    case Op::kMul:
+      return Value::Float(a * b);
     case Op::kPow: {
       if (a == 0 && b < 0) return Invalid("0.0 cannot be raised to a negative power");
       const double power = std::pow(a, b);
@@ -80,7 +95,8 @@ absl::StatusOr<Value> FloatArithmetic(Op op, double a, double b) {
       }
       return Value::Float(power);
     }
-    default: break;
+    default:
+      break;
   }
   if (b == 0) return Invalid(op == Op::kDiv ? "float division by zero" : "float floor division or modulo by zero");
   if (op == Op::kDiv) return Value::Float(a / b);

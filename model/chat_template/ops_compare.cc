@@ -48,19 +48,27 @@ int CompareNumbers(const Value& a, const Value& b) {
 bool Holds(Op op, int order) {
   if (order == 2) return false;
   switch (op) {
-    case Op::kLt: return order < 0;
-    case Op::kLe: return order <= 0;
-    case Op::kGt: return order > 0;
-    default: return order >= 0;
+    case Op::kLt:
+      return order < 0;
+    case Op::kLe:
+      return order <= 0;
+    case Op::kGt:
+      return order > 0;
+    default:
+      return order >= 0;
   }
 }
 
 absl::string_view Symbol(Op op) {
   switch (op) {
-    case Op::kLt: return "<";
-    case Op::kLe: return "<=";
-    case Op::kGt: return ">";
-    default: return ">=";
+    case Op::kLt:
+      return "<";
+    case Op::kLe:
+      return "<=";
+    case Op::kGt:
+      return ">";
+    default:
+      return ">=";
   }
 }
 
@@ -89,17 +97,24 @@ absl::StatusOr<bool> EqualDicts(Env& env, const DictHeap& a, const DictHeap& b) 
 bool Truthy(const Value& v) {
   switch (v.type()) {
     case Type::kUndefined:
-    case Type::kNone: return false;
+    case Type::kNone:
+      return false;
     case Type::kBool:
-    case Type::kInt: return v.integer() != 0;
-    case Type::kFloat: return v.number() != 0;
-    case Type::kString: return !v.text().empty();
+    case Type::kInt:
+      return v.integer() != 0;
+    case Type::kFloat:
+      return v.number() != 0;
+    case Type::kString:
+      return !v.text().empty();
     case Type::kList:
     case Type::kTuple:
     case Type::kRange:
-    case Type::kView: return !v.items().empty();
-    case Type::kDict: return !v.heap<DictHeap>()->entries().empty();
-    default: return true;  // big integers, generators, namespaces, callables
+    case Type::kView:
+      return !v.items().empty();
+    case Type::kDict:
+      return !v.heap<DictHeap>()->entries().empty();
+    default:
+      return true;  // big integers, generators, namespaces, callables
   }
 }
 
@@ -107,14 +122,20 @@ bool Same(const Value& a, const Value& b) {
   if (a.type() != b.type()) return false;
   switch (a.type()) {
     case Type::kUndefined:
-    case Type::kNone: return true;
+    case Type::kNone:
+      return true;
     case Type::kBool:
     case Type::kInt:
-    case Type::kFunction: return a.integer() == b.integer();
-    case Type::kFloat: return a.number() == b.number();
-    case Type::kString: return a.text().view() == b.text().view();
-    case Type::kBigInt: return a.digits() == b.digits();
-    default: return a.identity() == b.identity();
+    case Type::kFunction:
+      return a.integer() == b.integer();
+    case Type::kFloat:
+      return a.number() == b.number();
+    case Type::kString:
+      return a.text().view() == b.text().view();
+    case Type::kBigInt:
+      return a.digits() == b.digits();
+    default:
+      return a.identity() == b.identity();
   }
 }
 
@@ -181,14 +202,17 @@ absl::StatusOr<bool> Contains(Env& env, const Value& container, const Value& ite
 
 absl::StatusOr<bool> CompareValues(Env& env, Op op, const Value& a, const Value& b) {
   switch (op) {
-    case Op::kEq: return Equals(env, a, b);
-    case Op::kIn: return Contains(env, b, a);
+    case Op::kEq:
+      return Equals(env, a, b);
+    case Op::kIn:
+      return Contains(env, b, a);
     case Op::kNe:
     case Op::kNotIn: {
       ASSIGN_OR_RETURN(const bool positive, op == Op::kNe ? Equals(env, a, b) : Contains(env, b, a));
       return !positive;
     }
-    default: return Order(env, op, a, b);
+    default:
+      return Order(env, op, a, b);
   }
 }
 

@@ -99,24 +99,41 @@ absl::Status AppendDict(Env& env, const DictHeap& dict, TextBuilder* out) {
 
 absl::string_view TypeName(const Value& v) {
   switch (v.type()) {
-    case Type::kUndefined: return "Undefined";
-    case Type::kNone: return "NoneType";
-    case Type::kBool: return "bool";
+    case Type::kUndefined:
+      return "Undefined";
+    case Type::kNone:
+      return "NoneType";
+    case Type::kBool:
+      return "bool";
     case Type::kInt:
-    case Type::kBigInt: return "int";
-    case Type::kFloat: return "float";
-    case Type::kString: return "str";
-    case Type::kList: return "list";
-    case Type::kTuple: return "tuple";
-    case Type::kRange: return "range";
-    case Type::kGenerator: return "generator";
-    case Type::kView: return v.heap<SequenceHeap>()->view_name;
-    case Type::kDict: return "dict";
-    case Type::kNamespace: return "Namespace";
-    case Type::kMethod: return "builtin_function_or_method";
-    case Type::kFunction: return "function";
-    case Type::kMacro: return "Macro";
-    case Type::kLoop: return "LoopContext";
+    case Type::kBigInt:
+      return "int";
+    case Type::kFloat:
+      return "float";
+    case Type::kString:
+      return "str";
+    case Type::kList:
+      return "list";
+    case Type::kTuple:
+      return "tuple";
+    case Type::kRange:
+      return "range";
+    case Type::kGenerator:
+      return "generator";
+    case Type::kView:
+      return v.heap<SequenceHeap>()->view_name;
+    case Type::kDict:
+      return "dict";
+    case Type::kNamespace:
+      return "Namespace";
+    case Type::kMethod:
+      return "builtin_function_or_method";
+    case Type::kFunction:
+      return "function";
+    case Type::kMacro:
+      return "Macro";
+    case Type::kLoop:
+      return "LoopContext";
   }
   return "object";
 }
@@ -128,23 +145,47 @@ absl::Status UndefinedError(const Value& v) {
 absl::Status AppendRepr(Env& env, const Value& v, TextBuilder* out) {
   RETURN_IF_ERROR(env.Spend(1));
   switch (v.type()) {
-    case Type::kUndefined: out->Append("Undefined"); return absl::OkStatus();
-    case Type::kNone: out->Append("None"); return absl::OkStatus();
-    case Type::kBool: out->Append(v.integer() != 0 ? "True" : "False"); return absl::OkStatus();
-    case Type::kInt: out->Append(absl::StrCat(v.integer())); return absl::OkStatus();
-    case Type::kBigInt: out->Append(v.digits()); return absl::OkStatus();
-    case Type::kFloat: out->Append(FloatRepr(v.number())); return absl::OkStatus();
+    case Type::kUndefined:
+      out->Append("Undefined");
+      return absl::OkStatus();
+    case Type::kNone:
+      out->Append("None");
+      return absl::OkStatus();
+    case Type::kBool:
+      out->Append(v.integer() != 0 ? "True" : "False");
+      return absl::OkStatus();
+    case Type::kInt:
+      out->Append(absl::StrCat(v.integer()));
+      return absl::OkStatus();
+    case Type::kBigInt:
+      out->Append(v.digits());
+      return absl::OkStatus();
+    case Type::kFloat:
+      out->Append(FloatRepr(v.number()));
+      return absl::OkStatus();
     case Type::kString:
       RETURN_IF_ERROR(env.Spend(v.text().size() / 32));
       AppendStringRepr(v.text(), out);
       return absl::OkStatus();
-    case Type::kDict: return AppendDict(env, *v.heap<DictHeap>(), out);
-    case Type::kNamespace: out->Append("<Namespace>"); return absl::OkStatus();
-    case Type::kMethod: out->Append(absl::StrCat("<method ", v.heap<MethodHeap>()->name, ">")); return absl::OkStatus();
-    case Type::kFunction: out->Append("<function>"); return absl::OkStatus();
-    case Type::kMacro: out->Append("<Macro>"); return absl::OkStatus();
-    case Type::kLoop: out->Append("<LoopContext>"); return absl::OkStatus();
-    default: return AppendSequence(env, v, out);
+    case Type::kDict:
+      return AppendDict(env, *v.heap<DictHeap>(), out);
+    case Type::kNamespace:
+      out->Append("<Namespace>");
+      return absl::OkStatus();
+    case Type::kMethod:
+      out->Append(absl::StrCat("<method ", v.heap<MethodHeap>()->name, ">"));
+      return absl::OkStatus();
+    case Type::kFunction:
+      out->Append("<function>");
+      return absl::OkStatus();
+    case Type::kMacro:
+      out->Append("<Macro>");
+      return absl::OkStatus();
+    case Type::kLoop:
+      out->Append("<LoopContext>");
+      return absl::OkStatus();
+    default:
+      return AppendSequence(env, v, out);
   }
 }
 

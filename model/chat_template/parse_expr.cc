@@ -210,8 +210,10 @@ absl::StatusOr<ExprPtr> Parser::ParsePrimary() {
       return expr;
     }
     case TokenKind::kInteger:
-    case TokenKind::kFloat: return ParseNumber();
-    default: break;
+    case TokenKind::kFloat:
+      return ParseNumber();
+    default:
+      break;
   }
   if (TakeOp("(")) {
     ASSIGN_OR_RETURN(expr, ParseTuple(/*with_conditional=*/true, /*parenthesised=*/true));

@@ -45,7 +45,8 @@ absl::Status Parser::Unexpected(absl::string_view expected) const {
   const std::string got = t.kind == TokenKind::kEnd                                          ? "end of template"
                           : t.kind == TokenKind::kData                                       ? "template text"
                           : t.kind == TokenKind::kBlockEnd || t.kind == TokenKind::kPrintEnd ? "end of the tag"
-                          : t.text.empty() ? "a tag" : absl::StrCat("'", t.text.substr(0, 80), "'");
+                          : t.text.empty()                                                   ? "a tag"
+                                           : absl::StrCat("'", t.text.substr(0, 80), "'");
   return ErrorAt(t.line, absl::StrCat("expected ", expected, ", got ", got));
 }
 

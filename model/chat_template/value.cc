@@ -101,7 +101,7 @@ int Value::depth() const {
 namespace jinja {
 namespace {
 
-constexpr size_t kIndexFrom = 8;             // smaller dicts are searched one entry after the other
+constexpr size_t kIndexFrom = 8;  // smaller dicts are searched one entry after the other
 constexpr size_t kMaxHashKeyBytes = 1 << 23;
 
 void AppendScalarKey(const Value& key, std::string* out) {

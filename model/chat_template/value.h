@@ -1,7 +1,7 @@
 // The values a chat template computes with: Python's none, bool, int, float, str, list, dict, and Jinja's undefined.
-// Thread-safety: plain values; containers are shared by reference as in Python, so one value tree belongs to one thread.
-// Strings carry one mark per byte range: whether the characters came from untrusted input.
-// Callers need the factories and ParseJsonValue; the accessors serve the interpreter and tests.
+// Thread-safety: plain values; containers are shared by reference as in Python, so one value tree belongs to one
+// thread. Strings carry one mark per byte range: whether the characters came from untrusted input. Callers need the
+// factories and ParseJsonValue; the accessors serve the interpreter and tests.
 #ifndef DUNLIN_MODEL_CHAT_TEMPLATE_VALUE_H_
 #define DUNLIN_MODEL_CHAT_TEMPLATE_VALUE_H_
 
@@ -18,9 +18,9 @@
 namespace dunlin::model {
 
 // A JSON text as a template value; objects keep their order (a repeated key keeps its first place and its last value).
-// Strings, keys too, are marked as input when `mark_input`. Numbers as Python reads them: integers of any length, floats
-// beyond the range of a double become infinite.
-// Errors: kInvalidArgument with the byte position; nesting deeper than 64 is refused.
+// Strings, keys too, are marked as input when `mark_input`. Numbers as Python reads them: integers of any length,
+// floats beyond the range of a double become infinite. Errors: kInvalidArgument with the byte position; nesting deeper
+// than 64 is refused.
 class Value;
 absl::StatusOr<Value> ParseJsonValue(absl::string_view json, bool mark_input);
 
@@ -38,14 +38,28 @@ class Value {
 
   // The rest is the interpreter's.
   enum class Type : uint8_t {
-    kUndefined, kNone, kBool, kInt, kBigInt, kFloat, kString,
-    kList, kTuple, kRange, kGenerator, kView,  // jinja::SequenceHeap
-    kDict, kNamespace,                         // jinja::DictHeap
-    kMethod, kFunction, kMacro, kLoop,         // callables; jinja::MethodHeap, an id, interpreter's own
+    kUndefined,
+    kNone,
+    kBool,
+    kInt,
+    kBigInt,
+    kFloat,
+    kString,
+    kList,
+    kTuple,
+    kRange,
+    kGenerator,
+    kView,  // jinja::SequenceHeap
+    kDict,
+    kNamespace,  // jinja::DictHeap
+    kMethod,
+    kFunction,
+    kMacro,
+    kLoop,  // callables; jinja::MethodHeap, an id, interpreter's own
   };
   static Value Text(MarkedText text);
-  static Value BigInt(std::string digits);    // an integer outside int64: canonical decimal text
-  static Value Undefined(std::string why);    // what using it reports
+  static Value BigInt(std::string digits);  // an integer outside int64: canonical decimal text
+  static Value Undefined(std::string why);  // what using it reports
   static Value Function(int64_t id);
   static Value Object(Type type, std::shared_ptr<void> heap) { return Value(type, std::move(heap)); }
 

@@ -30,8 +30,8 @@ struct SequenceHeap {
   absl::string_view view_name;
 };
 
-// The text that two keys share exactly when Python's dict treats them as equal. False when `key` is unhashable (or a tuple
-// so large that it must not be a key).
+// The text that two keys share exactly when Python's dict treats them as equal. False when `key` is unhashable (or a
+// tuple so large that it must not be a key).
 bool HashKey(const Value& key, std::string* out);
 
 class DictHeap {

@@ -1,5 +1,8 @@
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <memory>
 #include <string>
 #include <thread>
@@ -10,9 +13,11 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
+#include "tests/support/test_data.h"
 
 namespace dunlin {
 namespace {
@@ -116,6 +121,16 @@ TEST(BoundedQueue, WakeEndsAWaitWithoutAnItem) {
   std::thread waker([&queue] { queue.Wake(); });
   queue.WaitFor(std::chrono::hours(1));
   waker.join();
+}
+
+TEST(WriteFileAtomically, ReplacesTheWholeFileOrLeavesIt) {
+  const std::string path = ::testing::TempDir() + "base_test_" + std::to_string(::getpid());
+  ASSERT_OK(WriteFileAtomically(path, "first\n"));
+  ASSERT_OK(WriteFileAtomically(path, "second\n"));
+  EXPECT_EQ(testing::ReadFile(path), "second\n");
+  std::remove(path.c_str());
+  EXPECT_THAT(WriteFileAtomically("/nowhere/file", "x"),
+              StatusIs(absl::StatusCode::kInternal, HasSubstr("/nowhere/file")));
 }
 
 TEST(CondVar, AWaiterSeesWhatWasWrittenUnderTheMutex) {

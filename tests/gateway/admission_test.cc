@@ -92,9 +92,9 @@ TEST(AdmissionGate, CallsBackInOrderAndNeverAfterLeaving) {
   std::vector<int> turns;
   const auto active = gate.Enter(kNoDeadline, nullptr).ticket;
   const auto first = gate.Enter(kNoDeadline, [&](const absl::Status& s) { turns.push_back(s.ok() ? 1 : -1); }).ticket;
-  const auto second = gate.Enter(clock.Now() + absl::Seconds(1),
-                                 [&](const absl::Status& s) { turns.push_back(s.ok() ? 2 : -2); })
-                          .ticket;
+  const auto second =
+      gate.Enter(clock.Now() + absl::Seconds(1), [&](const absl::Status& s) { turns.push_back(s.ok() ? 2 : -2); })
+          .ticket;
   const auto third = gate.Enter(kNoDeadline, [&](const absl::Status&) { turns.push_back(3); }).ticket;
   gate.Enter(kNoDeadline, [&](const absl::Status& s) { turns.push_back(s.ok() ? 4 : -4); });
   gate.Leave(third);

@@ -63,7 +63,8 @@ TEST(ChoiceAssembler, TheResultDoesNotDependOnHowTokensAreGrouped) {
     std::vector<uint32_t> seen;
     for (size_t i = 0; i < ids.size(); i += group) {
       const size_t end = std::min(i + group, ids.size());
-      EXPECT_OK(assembler.Append(Tokens({ids.begin() + static_cast<std::ptrdiff_t>(i), ids.begin() + static_cast<std::ptrdiff_t>(end)})));
+      EXPECT_OK(assembler.Append(
+          Tokens({ids.begin() + static_cast<std::ptrdiff_t>(i), ids.begin() + static_cast<std::ptrdiff_t>(end)})));
       v1::Delta delta;
       if (!assembler.TakeDelta(&delta)) continue;
       text += delta.text();

@@ -146,9 +146,8 @@ TEST(GatewayErrors, AFullQueueIsResourceExhaustedWithRetryInfoAndQuotaFailure) {
     call->WaitUntilCancelled();
     return grpc::Status::CANCELLED;
   });
-  GatewayFixture f({&worker}, true, [](gateway::GatewayOptions* options) {
-    options->limits = {.max_active = 1, .max_queued = 1};
-  });
+  GatewayFixture f({&worker}, true,
+                   [](gateway::GatewayOptions* options) { options->limits = {.max_active = 1, .max_queued = 1}; });
   v1::GenerateRequest first = Prompt("abc");
   first.set_request_id("first");
   grpc::ClientContext first_context;

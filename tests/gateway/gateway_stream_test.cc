@@ -157,7 +157,7 @@ TEST(GatewayStream, TheClientsDeadlineEndsBothSides) {
 }
 
 TEST(GatewayStream, ASlowReaderPausesItsWorkerStreamAndNobodyElse) {
-  constexpr int kMessages = 4000;
+  constexpr int kMessages = 200'000;  // 200 MB of text: no buffer on the way holds it
   std::atomic<int> sent{0};
   FakeWorker worker({}, [&](FakeCall* call) {
     if (call->request().request_id() != "slow") return Answer("quick")(call);
@@ -175,12 +175,16 @@ TEST(GatewayStream, ASlowReaderPausesItsWorkerStreamAndNobodyElse) {
   const auto reader = slow_stub->Generate(&context, slow);
   v1::GenerateResponse event;
   ASSERT_TRUE(reader->Read(&event));  // accepted; from here it reads nothing
-  for (int i = 0; i < 20; ++i) {
-    const auto stream = f.Generate(Prompt("abc"));
-    ASSERT_OK(stream.status);
-    EXPECT_EQ(stream.Text(), "quick");
+  // Until flow control holds the worker's stream; without it, the worker would send everything.
+  int before = -1;
+  while (before != sent.load() || before == 0) {
+    before = sent.load();
+    for (int i = 0; i < 20; ++i) {
+      const auto stream = f.Generate(Prompt("abc"));
+      ASSERT_OK(stream.status);
+      ASSERT_EQ(stream.Text(), "quick");
+    }
   }
-  // Flow control holds the worker's stream long before its 4 MiB of text are out.
   EXPECT_LT(sent.load(), kMessages);
   context.TryCancel();
   reader->Finish();

@@ -198,8 +198,7 @@ TEST(RelayState, RunningOutOfContextIsNotRunningOutOfMaxTokens) {
     h.state.OnWorkerEvent(Scheduled());
     h.state.OnWorkerEvent(Finished(v1::FINISH_REASON_LENGTH));
     h.Drain();
-    EXPECT_EQ(h.written.back().finished().reason(),
-              asked ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_CONTEXT_FULL);
+    EXPECT_EQ(h.written.back().finished().reason(), asked ? v1::FINISH_REASON_LENGTH : v1::FINISH_REASON_CONTEXT_FULL);
   }
 }
 
@@ -236,8 +235,8 @@ TEST(RelayState, AWorkersRefusalReachesTheClientUnchanged) {
 }
 
 TEST(RelayState, CancellingAtEveryStepFinishesExactlyOnce) {
-  const std::vector<worker::v1::GenerateResponse> script = {
-      Scheduled(), Text("ab"), Text("cd"), Finished(v1::FINISH_REASON_EOS), Summary()};
+  const std::vector<worker::v1::GenerateResponse> script = {Scheduled(), Text("ab"), Text("cd"),
+                                                            Finished(v1::FINISH_REASON_EOS), Summary()};
   for (size_t cancel_at = 0; cancel_at <= script.size(); ++cancel_at) {
     for (const bool in_flight : {false, true}) {
       Harness h;

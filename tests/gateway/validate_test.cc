@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "gtest/gtest.h"
 #include "grpcpp/support/status.h"
+#include "gtest/gtest.h"
 #include "proto/limits.h"
 #include "proto/status_map.h"
 #include "tests/support/status_matchers.h"
@@ -53,7 +53,8 @@ std::vector<BadCase> BadCases() {
   add("sampling.logit_bias", [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[kVocab] = 1; });
   add("sampling.logit_bias", [](auto* r) { (*r->mutable_sampling()->mutable_logit_bias())[1] = kNan; });
   add("sampling.logit_bias", [](auto* r) {
-    for (uint32_t i = 0; i < 1025; ++i) (*r->mutable_sampling()->mutable_logit_bias())[i % kVocab + i / kVocab * kVocab] = 0;
+    for (uint32_t i = 0; i < 1025; ++i)
+      (*r->mutable_sampling()->mutable_logit_bias())[i % kVocab + i / kVocab * kVocab] = 0;
   });
   add("sampling.allowed_token_ids[1]", [](auto* r) {
     r->mutable_sampling()->add_allowed_token_ids(1);

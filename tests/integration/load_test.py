@@ -19,8 +19,7 @@ class LoadTest(unittest.TestCase):
 
             def load(seconds):
                 done = subprocess.run(
-                    [tool, "--insecure", "--proto", str(harness.ROOT / "proto/dunlin/v1/inference.proto"),
-                     "--import-paths", str(harness.ROOT / "proto"), "--call", "dunlin.v1.InferenceService.Generate",
+                    [tool, "--insecure", "--call", "dunlin.v1.InferenceService.Generate",
                      "--connections", "1", "--concurrency", "50", "--duration", f"{seconds}s", "--duration-stop", "wait",
                      "--timeout", "60s", "--data", json.dumps(request), "--format", "json", server.addresses()["grpc"]],
                     capture_output=True, text=True, timeout=seconds + 120)

@@ -1,6 +1,6 @@
 // `dunlin bench`: how fast the CPU runner prefills and decodes, beside the machine's own limits measured in the same
 // run. No tokenizer, no sampling beyond greedy, no gRPC: comparable with other engines' own benchmarks. Thread-safety:
-// call from one thread.  Errors: printed to stderr; returns the exit code. Method: every repeat runs every cell once
+// call from one thread.  Errors: named on `err`; returns the exit code. Method: every repeat runs every cell once
 // (so that noise spreads over all of them) between two measurements of the roof; the median counts, with minimum and
 // maximum beside it. roof_fraction = the larger of (bytes the steps moved / time / read bandwidth) and (int8
 // multiply-adds of the weight matrices / time / int8 peak).
@@ -23,9 +23,10 @@ struct EngineBenchOptions {
   int repeat = 5;
   std::string kv_cache_dtype = "auto";
   bool json = false;
+  bool progress = false;  // one changing line on err
 };
 
-int RunEngineBench(const EngineBenchOptions& options, std::ostream& out);
+int RunEngineBench(const EngineBenchOptions& options, std::ostream& out, std::ostream& err);
 
 }  // namespace dunlin::tools
 

@@ -34,7 +34,9 @@ absl::Status CheckRange(absl::string_view field, double value, double low, doubl
 
 absl::Status CheckSampling(const SamplingSpec& s, int vocab_size) {
   RETURN_IF_ERROR(CheckRange("sampling.temperature", s.temperature, 0, 10));
-  RETURN_IF_ERROR(CheckRange("sampling.top_p", s.top_p, 0, 1));
+  if (!(s.top_p > 0.0f && s.top_p <= 1.0f)) {
+    return absl::InvalidArgumentError(absl::StrCat("sampling.top_p: ", s.top_p, " is outside (0, 1]"));
+  }
   RETURN_IF_ERROR(CheckRange("sampling.top_k", s.top_k, 0, vocab_size));
   RETURN_IF_ERROR(CheckRange("sampling.min_p", s.min_p, 0, 1));
   RETURN_IF_ERROR(CheckRange("sampling.typical_p", s.typical_p, 0, 1));

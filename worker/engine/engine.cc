@@ -81,10 +81,15 @@ class Engine::Impl {
   void Run() {
     while (!stopping_.load(std::memory_order_acquire)) {
       TakeArrivals();
-      const bool worked = core_->Step();
+      const bool has_work = core_->Prepare();
       Publish();
       core_->DeliverEnds();
-      if (worked) continue;
+      if (has_work) {
+        core_->Execute();
+        Publish();
+        core_->DeliverEnds();
+        continue;
+      }
       const absl::Duration wait = std::min(core_->NextWake() - clock_->Now(), kLongestWait);
       inbox_.WaitFor(absl::ToChronoNanoseconds(std::max(wait, absl::ZeroDuration())));
     }
@@ -103,13 +108,13 @@ class Engine::Impl {
     arrivals_.clear();
   }
 
-  // Between steps: serves flushes and lets Snapshot see the state.
+  // Before and after each step: serves flushes and lets Snapshot see the state.
   void Publish() {
+    if (core_->lost_device()) lost_device_.store(true, std::memory_order_release);
     const uint64_t left = core_->num_left_queue();
+    MutexLock lock(&mu_);
     queued_.fetch_sub(static_cast<int>(left - left_queue_), std::memory_order_relaxed);
     left_queue_ = left;
-    if (core_->lost_device()) lost_device_.store(true, std::memory_order_release);
-    MutexLock lock(&mu_);
     if (flushes_done_ < flushes_asked_) {
       flushed_pages_ = core_->Flush();
       flushes_done_ = flushes_asked_;

@@ -51,7 +51,7 @@ struct EngineOptions {
   absl::Duration reader_stall_limit = absl::Seconds(30);
 };
 
-// A consistent picture, taken between steps.
+// A consistent picture, taken before and after each step; waiting is the count of now.
 struct EngineStats {
   int32_t running = 0;
   int32_t waiting = 0;

@@ -11,8 +11,6 @@
 namespace dunlin::worker {
 namespace {
 
-// A paused sequence is looked at this often while nothing else runs: reading the stream does not wake the engine.
-constexpr absl::Duration kPausedPoll = absl::Milliseconds(10);
 constexpr absl::Duration kRateWindow = absl::Seconds(1);
 
 int32_t DivideUp(int32_t n, int32_t by) { return n / by + (n % by != 0 ? 1 : 0); }
@@ -52,6 +50,11 @@ absl::StatusOr<std::unique_ptr<EngineCore>> EngineCore::Create(const EngineOptio
   }
   if (!std::is_sorted(options.end_of_generation.begin(), options.end_of_generation.end())) {
     return absl::InvalidArgumentError("end_of_generation: not ascending");
+  }
+  for (const int32_t id : options.end_of_generation) {
+    if (id >= 0 && id < info.vocab_size) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("end_of_generation: token id ", id, " is outside the vocabulary of ", info.vocab_size, " tokens"));
   }
   // A sequence that cannot be admitted into an empty pool would wait for ever.
   const int64_t pool_tokens = static_cast<int64_t>(info.num_pages) * info.page_tokens;
@@ -104,21 +107,23 @@ void EngineCore::Add(NewSequence request, absl::Time arrival) {
   if (stats_.lost_device) FailAll(absl::UnavailableError("the worker has lost its device"));
 }
 
-bool EngineCore::Step() {
+bool EngineCore::Prepare() {
   Reap(clock_->Now());
   Admit(clock_->Now());
-  if (!BuildBatch()) {
-    rate_start_ = absl::InfinitePast();
-    stats_.decode_tokens_per_second = 0;
-    return false;
-  }
+  if (BuildBatch()) return true;
+  rate_start_ = absl::InfinitePast();
+  stats_.decode_tokens_per_second = 0;
+  return false;
+}
+
+void EngineCore::Execute() {
   const StepBatch& batch = builder_.Finish();
   const absl::Time begin = clock_->Now();
   if (absl::Status status = runner_->Step(batch, &result_); !status.ok()) {
     stats_.lost_device = true;
     FailAll(absl::UnavailableError(absl::StrCat("the worker has lost its device: ", status.ToString())));
     kv_->Flush();
-    return true;
+    return;
   }
   CHECK_EQ(result_.outputs.size(), batch.output_rows.size());
   const absl::Time now = clock_->Now();
@@ -129,7 +134,6 @@ bool EngineCore::Step() {
   CountDecoded(decode_rows, now);
   if (observer_ != nullptr) observer_->OnStep(batch.num_prefill_rows, decode_rows, result_, now - begin);
   Absorb(now);
-  return true;
 }
 
 std::optional<EngineCore::Verdict> EngineCore::Judge(Sequence* s, absl::Time now) const {
@@ -374,17 +378,6 @@ void EngineCore::DeliverEnds() {
   ended_.clear();
 }
 
-absl::Time EngineCore::NextWake() const {
-  absl::Time wake = absl::InfiniteFuture();
-  const auto consider = [&wake](const Sequence& s) {
-    wake = std::min({wake, s.request.deadline, s.arrival + s.request.max_time});
-  };
-  for (const auto& s : waiting_) consider(*s);
-  for (const auto& s : running_) consider(*s);
-  if (!running_.empty()) wake = std::min(wake, clock_->Now() + kPausedPoll);
-  return wake;
-}
-
 void EngineCore::CountDecoded(int num_tokens, absl::Time now) {
   if (rate_start_ == absl::InfinitePast()) {
     rate_start_ = now;
@@ -397,45 +390,6 @@ void EngineCore::CountDecoded(int num_tokens, absl::Time now) {
   stats_.decode_tokens_per_second = rate_tokens_ / absl::ToDoubleSeconds(elapsed);
   rate_start_ = now;
   rate_tokens_ = 0;
-}
-
-EngineStats EngineCore::stats() const {
-  EngineStats s = stats_;
-  const kv::KvStats kv = kv_->Stats();
-  s.running = static_cast<int32_t>(running_.size());
-  s.waiting = static_cast<int32_t>(waiting_.size());
-  s.blank_pages = kv.blank;
-  s.held_pages = kv.held;
-  s.cached_pages = kv.cached;
-  s.quarantine_pages = kv.quarantine;
-  s.total_pages = kv.total;
-  s.evictions = kv.evictions;
-  return s;
-}
-
-std::string EngineCore::CheckInvariants() const {
-  if (std::string e = kv_->CheckInvariants(); !e.empty()) return absl::StrCat("kv: ", e);
-  int32_t promised = 0, held = 0;
-  for (const auto& s : running_) {
-    if (s == nullptr || !s->kv.has_value()) return "running: a sequence that ended";
-    const auto pages = static_cast<int32_t>(kv_->PageTable(*s->kv).size());
-    promised += s->worst_case_pages;
-    held += pages;
-    if (pages > s->worst_case_pages) {
-      return absl::StrCat("promise: ", pages, " pages held, ", s->worst_case_pages, " promised");
-    }
-    if (s->num_computed > static_cast<int32_t>(s->tokens.size()) || s->remaining_tokens() < 1 ||
-        static_cast<int32_t>(s->tokens.size()) >= s->limit_tokens + (s->request.max_tokens == 0 ? 1 : 0)) {
-      return absl::StrCat("progress: ", s->num_computed, " of ", s->tokens.size(), " tokens, limit ", s->limit_tokens);
-    }
-  }
-  for (const auto& s : waiting_) {
-    if (s == nullptr || s->kv.has_value()) return "waiting: a sequence that holds pages";
-  }
-  const kv::KvStats kv = kv_->Stats();
-  if (promised > kv.total) return absl::StrCat("promise: ", promised, " pages promised of ", kv.total);
-  if (held != kv.held) return absl::StrCat("held: ", held, " pages in tables, ", kv.held, " held");
-  return "";
 }
 
 }  // namespace dunlin::worker

@@ -36,8 +36,15 @@ class EngineCore {
   absl::Status Check(const NewSequence& sequence) const;
   // Queues a checked sequence. arrival: when it was submitted.
   void Add(NewSequence sequence, absl::Time arrival);
-  // Ends what has to end, admits, runs one step of the model. False when there was nothing to run.
-  bool Step();
+  // One step in two parts. Prepare ends what has to end, admits and builds the batch; false when it is empty. Execute
+  // runs the batch and hands out its tokens.
+  bool Prepare();
+  void Execute();
+  bool Step() {
+    if (!Prepare()) return false;
+    Execute();
+    return true;
+  }
   // After a Step that returned false: when to step again at the latest if nothing else happens.
   absl::Time NextWake() const;
   // Tells the streams of the sequences that ended since the last call. Apart from Step so that whoever sees an end can
@@ -75,7 +82,7 @@ class EngineCore {
   EngineCore(const EngineOptions& options, int max_model_len, ModelRunner* runner, const Clock* clock,
              EngineObserver* observer);
 
-  // Steps of Step, in order.
+  // Parts of Prepare and Execute, in order.
   void Reap(absl::Time now);
   void Admit(absl::Time now);
   void Open(Sequence* sequence, absl::Time now);

@@ -38,9 +38,11 @@ absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* opt
 
 absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
                                   uint64_t weight_bytes) {
-  HostMemory host;
-  if (options.kv_bytes == 0) {
-    ASSIGN_OR_RETURN(host, ReadHostMemory());
+  absl::StatusOr<HostMemory> host = ReadHostMemory();
+  if (!host.ok()) {
+    // Only the share of the memory needs it; an explicit size is then taken at its word.
+    if (options.kv_bytes == 0) return host.status();
+    host = HostMemory{};
   }
   KvPoolRequest request;
   request.explicit_bytes = options.kv_bytes;
@@ -50,7 +52,7 @@ absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::P
   request.max_model_len = options.max_model_len;
   request.max_num_seqs = options.max_num_seqs;
   request.other_bytes = weight_bytes;
-  return PlanKvPool(request, host);
+  return PlanKvPool(request, *host);
 }
 
 }  // namespace dunlin::worker

@@ -84,6 +84,9 @@ void ChoiceMerger::NeverBegan(size_t index, const absl::Status& status) {
 }
 
 bool ChoiceMerger::Next(v1::GenerateResponse* message) {
+  // A mailbox reports news once until it is read: with the client gone all must still be read, or nobody would ever
+  // hear of their ends.
+  if (discard_) pending_.clear();
   if (pending_.empty()) Sweep();
   if (discard_) pending_.clear();
   if (pending_.empty()) return false;

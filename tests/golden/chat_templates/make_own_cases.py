@@ -4,6 +4,7 @@
 Run with jinja2 3.1.6 (pip install jinja2==3.1.6) on Python 3.11. The settings are those of README-style chat templates:
 an immutable sandbox, trim_blocks and lstrip_blocks on, loop controls, {% generation %}, the tojson of json.dumps.
 """
+import copy
 import datetime
 import json
 import os
@@ -184,21 +185,25 @@ join method ::: {{ ', '.join(words) }}{{ ''.join('abc') }}{{ '-'.join([]) }}
 join of ints fails ::: {{ ','.join([1]) }}
 empty separator fails ::: {{ 'a'.split('') }}
 str format ::: {{ '{} {} {0}'.format(1, 2) if false else '{} {}'.format('a', 1.5) }}{{ '{0}{1}{0}'.format('a', 'b') }}{{ '{x} {y:>5}|{y:<5}|{y:^5}|{z:.2f}|{z:08.3f}|{n:,}|{n:x}|{n:+d}'.format(x=none, y='ab', z=3.14159, n=1234567) }}{{ '{{}} {a.role} {b[role]}'.format(a=messages[0], b=messages[1]) }}
-percent format ::: {{ '%s and %d and %.3f and %5s|%-5s|%05d|%x|%%|%r' % ('a', 42, 3.14159, 'b', 'c', 7, 255, 'q') }}{{ '%(a)s-%(b)d' % {'a': 1, 'b': 2} }}{{ '%s' % 5 }}{{ '%s' % ([1],) }}{{ '%.1s' % 'abc' }}{{ '%+d % d %e %g' % (1, 2, 12345.678, 0.0001) }}
+percent format ::: {{ '%s and %d and %.3f and %5s|%-5s|%05d|%x|%%|%r' % ('a', 42, 3.14159, 'b', 'c', 7, 255, 'q') }}{{ '%(a)s-%(b)d' % {'a': 1, 'b': 2} }}{{ '%s' % 5 }}{{ '%s' % ([1],) }}{{ '%.1s' % 'abc' }}{{ 'a' % [1] }}{{ 'a' % undefined_thing }}{{ '%+d % d %e %g' % (1, 2, 12345.678, 0.0001) }}
 percent format fails ::: {{ '%d' % 'a' }}
 percent too few fails ::: {{ '%s %s' % ('a',) }}
 percent too many fails ::: {{ '%s' % ('a', 'b') }}
 dict methods ::: {{ d.get('a') }}{{ d.get('zz') }}{{ d.get('zz', 'dflt') }}{{ d.keys() }}{{ d.values() | list | length }}{{ {'a': 1}.items() }}{{ d.copy() == d }}{{ {}.get('x') is none }}
 list methods ::: {{ [1,2,1].count(1) }}{{ [1,2].index(2) }}{{ (1,2,2).count(2) }}
 list arithmetic ::: {{ [1] + [2, 3] }}{{ [0] * 3 }}{{ (1,) + (2,) }}{{ 2 * [1, 2] }}{{ 'ab' * 3 }}{{ 'ab' * -1 }}{{ [] + [] }}
-range ::: {{ range(3) }} {{ range(1, 4) | list }} {{ range(10, 0, -3) | list }} {{ range(0, 10, 4) | list }} {{ range(3)[1] }} {{ 2 in range(3) }} {{ range(0) | list }} {{ range(5) | length }} {{ range(1, 9, 2) }}
+range ::: {{ range(3) }} {{ range(1, 4) | list }} {{ range(10, 0, -3) | list }} {{ range(0, 10, 4) | list }} {{ range(3)[1] }} {{ 2 in range(3) }} {{ range(0) | list }} {{ range(5) | length }} {{ range(1, 9, 2) }} {{ range(4)[::-1] }} {{ range(1, 9, 2)[1:] }} {{ range(10)[8:2:-3] | list }}
 dict function ::: {{ dict(a=1, b=[2]) }}{{ dict([('x', 1), ('y', 2)]) }}{{ dict({'q': 1}, r=2) }}
 filters text ::: {{ '  x ' | trim }}|{{ 'xxaxx' | trim('x') }}|{{ 'hello world-foo (bar)' | title }}|{{ "it's o'clock" | title }}|{{ 'hELLO wORLD' | capitalize }}|{{ 'aBc' | upper }}{{ 'ABC' | lower }}|{{ 5 | string }}{{ none | string }}|{{ 'a.b.c' | replace('.', '-', 1) }}|{{ 123 | replace(2, 9) }}|{{ html | e }}|{{ html | escape | length }}|{{ 'x' | safe }}|{{ 'ab' | center(6) }}|
 filters indent ::: {{ multi | indent }}|{{ multi | indent(2, true) }}|{{ multi | indent(2, blank=true) }}|{{ multi | indent('> ', first=true) }}|{{ '' | indent }}|{{ 'a' | indent(width=3, first=true) }}
 filters truncate ::: {{ 'foo bar baz qux' | truncate(9) }}|{{ 'foo bar baz qux' | truncate(9, true) }}|{{ 'foo bar baz qux' | truncate(11) }}|{{ 'foo bar baz qux' | truncate(11, false, '..', 0) }}|{{ 'short' | truncate }}
+truncate other types ::: {{ [1, 2] | truncate }}{{ undefined_thing | truncate }}{{ d | truncate(3) if false }}
+truncate of int fails ::: {{ 5 | truncate }}
+lazy failures ::: {% set a = 5 | batch(2) %}{% set b = 5 | slice(2) %}{% set c = 5 | unique %}fine
+late failure fails ::: {% for x in 5 | unique %}{% endfor %}
 filters wordcount ::: {{ 'a b, c-d e_f' | wordcount }}{{ '' | wordcount }}
 filters format ::: {{ '%s, %s!' | format('Hi', 'you') }}{{ '%(a)s' | format(a=1) }}
-filters number ::: {{ -5 | abs }}{{ -2.5 | abs }} {{ '42' | int }}{{ '42.9' | int }}{{ 'x' | int }}{{ 'x' | int(7) }}{{ '0x1A' | int(0, 16) }}{{ ' 7 ' | int }}{{ '1_000' | int }}{{ 3.99 | int }}{{ -3.99 | int }}{{ none | int(default=3) }}{{ true | int }}{{ [] | int }} {{ '1.5' | float }}{{ 'x' | float }}{{ '1e3' | float }}{{ 3 | float }}{{ 'x' | float(2.0) }}{{ 'inf' | float }}{{ 'nan' | float }}{{ ' -1.5 ' | float }}
+filters number ::: {{ -5 | abs }}{{ -2.5 | abs }} {{ '42' | int }}{{ '42.9' | int }}{{ 'x' | int }}{{ 'x' | int(7) }}{{ '0x1A' | int(0, 16) }}{{ ' 7 ' | int }}{{ '1_000' | int }}{{ 3.99 | int }}{{ -3.99 | int }}{{ none | int(default=3) }}{{ true | int }}{{ [] | int }}{{ 1e20 | int }}{{ '1e30' | int }}{{ '9999999999999999999' | int }} {{ '1.5' | float }}{{ 'x' | float }}{{ '1e3' | float }}{{ 3 | float }}{{ 'x' | float(2.0) }}{{ 'inf' | float }}{{ 'nan' | float }}{{ ' -1.5 ' | float }}
 filters round ::: {{ 42.55 | round }}{{ 42.55 | round(1) }}{{ 42.55 | round(1, 'floor') }}{{ 42.51 | round(1, 'ceil') }} {{ 2.5 | round }}{{ 3.5 | round }}{{ -2.5 | round }} {{ 42 | round }}{{ 1234.5 | round(-2) }} {{ 2.675 | round(2) }} {{ 1e20 | round }} {{ 41 | round(-1) }}
 filters length ::: {{ 'é😀' | length }}{{ [1,2] | count }}{{ d | length }}{{ '' | length }}{{ (1,) | length }}
 length of generator fails ::: {{ words | map('upper') | length }}
@@ -220,7 +225,7 @@ filters sort ::: {{ words | sort }}{{ words | sort(case_sensitive=true) }}{{ wor
 sort mixed fails ::: {{ [1, 'a'] | sort }}
 filters unique ::: {{ words | unique | list }}{{ words | unique(true) | list }}{{ [1, 1.0, true, 2] | unique | list }}{{ people | unique(attribute='age') | map(attribute='name') | list }}
 filters min max sum ::: {{ numbers | min }}{{ numbers | max }}{{ words | min }}{{ words | max }}{{ words | max(case_sensitive=true) }}{{ people | max(attribute='age') }}[{{ [] | min }}]{{ numbers | sum }}{{ people | sum(attribute='age') }}{{ [1, 2] | sum(start=10) }}{{ [[1], [2]] | sum(start=[]) }}
-filters reverse ::: {{ 'añb' | reverse }}{{ [1, 2, 3] | reverse | list }}{{ (1, 2) | reverse | first }}
+filters reverse ::: {{ 'añb' | reverse }}{{ [1, 2, 3] | reverse | list }}{{ (1, 2) | reverse | first }}{{ words | map('upper') | reverse }}
 filters batch slice ::: {{ [1,2,3,4,5] | batch(2) | list }}{{ [1,2,3] | batch(2, 'x') | list }}{{ [1,2,3,4,5] | slice(3) | list }}{{ [1,2,3,4,5] | slice(3, 'x') | list }}
 filters attr ::: {{ d | attr('a') is undefined }}{{ 'x' | attr('upper') is callable }}
 tojson ::: {{ messages[2] | tojson }}|{{ d | tojson }}|{{ "é\"\\\n\t\x08\x0c\x01\x7f\u2028😀</script>&'" | tojson }}|{{ floats | tojson }}|{{ [] | tojson }}{{ {} | tojson }}{{ (1, 2) | tojson }}{{ none | tojson }}{{ true | tojson }}{{ big | tojson }}
@@ -300,7 +305,7 @@ def main():
             case["error"] = {"kind": "syntax", "python_message": str(e)}
         else:
             try:
-                case["expected"] = template.render(**VARIABLES)
+                case["expected"] = template.render(**copy.deepcopy(VARIABLES))
             except Raised as e:
                 case["error"] = {"kind": "raise_exception", "message": str(e)}
             except Exception as e:

@@ -189,8 +189,8 @@ TEST(Sample, LogitsThatAreNoNumbersDoNotBreakIt) {
     std::vector<float> logits;
     int32_t token;
   };
-  for (const Case& c : {Case{{nan, nan, nan}, 0}, Case{{-inf, -inf, -inf}, 0}, Case{{nan, inf, inf}, 1},
-                        Case{{nan, -inf, 1.0f}, 2}}) {
+  for (const Case& c :
+       {Case{{nan, nan, nan}, 0}, Case{{-inf, -inf, -inf}, 0}, Case{{nan, inf, inf}, 1}, Case{{nan, -inf, 1.0f}, 2}}) {
     for (const float temperature : {0.0f, 1.0f}) {
       SampleParams params;
       params.temperature = temperature;

@@ -20,8 +20,9 @@ std::string TextOf(const Value& object, absl::string_view key) {
 class OwnCases : public ::testing::TestWithParam<bool> {};
 
 TEST_P(OwnCases, AgreeWithTheReferenceEngine) {
-  ASSERT_OK_AND_ASSIGN(const Value golden, ParseJsonValue(testing::ReadFile(testing::GoldenPath("chat_templates/own_cases.json")),
-                                                          /*mark_input=*/GetParam()));
+  ASSERT_OK_AND_ASSIGN(const Value golden,
+                       ParseJsonValue(testing::ReadFile(testing::GoldenPath("chat_templates/own_cases.json")),
+                                      /*mark_input=*/GetParam()));
   const absl::CivilSecond now(2024, 2, 29, 5, 6, 7);
   ASSERT_EQ(TextOf(golden, "now"), "2024-02-29T05:06:07");
   size_t checked = 0;

@@ -40,8 +40,8 @@ class PublishedTemplates : public ::testing::TestWithParam<bool> {};
 
 TEST_P(PublishedTemplates, RenderAsTheReferenceEngineDoes) {
   const bool mark_input = GetParam();
-  ASSERT_OK_AND_ASSIGN(const Value golden, ParseJsonValue(testing::ReadFile(testing::GoldenPath("chat_templates/cases.json")),
-                                                          mark_input));
+  ASSERT_OK_AND_ASSIGN(const Value golden,
+                       ParseJsonValue(testing::ReadFile(testing::GoldenPath("chat_templates/cases.json")), mark_input));
   const absl::CivilSecond now(2025, 7, 4, 12, 34, 56);
   ASSERT_EQ(TextOf(golden, "now"), "2025-07-04T12:34:56");
   std::map<std::string, std::unique_ptr<const ChatTemplate>> templates;

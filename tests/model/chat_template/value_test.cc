@@ -30,12 +30,27 @@ absl::StatusOr<std::string> RoundTrip(absl::string_view json) {
 
 TEST(ParseJsonValue, ReadsAndPrintsNumbersAsPythonDoes) {
   const std::pair<const char*, const char*> kNumbers[] = {
-      {"0", "0"}, {"-0", "0"}, {"-0.0", "-0.0"}, {"1.0", "1.0"}, {"1e-05", "1e-05"}, {"0.0001", "0.0001"},
-      {"-4.5", "-4.5"}, {"1E5", "100000.0"}, {"1e16", "1e+16"}, {"123456789012345.0", "123456789012345.0"},
-      {"9223372036854775807", "9223372036854775807"}, {"-9223372036854775808", "-9223372036854775808"},
-      {"9223372036854775808", "9223372036854775808"}, {"-123456789012345678901234567890", "-123456789012345678901234567890"},
-      {"1e400", "Infinity"}, {"-1e400", "-Infinity"}, {"1e-400", "0.0"}, {"5e-324", "5e-324"}, {"0.1", "0.1"},
-      {"100.0", "100.0"}, {"1.7976931348623157e308", "1.7976931348623157e+308"},
+      {"0", "0"},
+      {"-0", "0"},
+      {"-0.0", "-0.0"},
+      {"1.0", "1.0"},
+      {"1e-05", "1e-05"},
+      {"0.0001", "0.0001"},
+      {"-4.5", "-4.5"},
+      {"1E5", "100000.0"},
+      {"1e16", "1e+16"},
+      {"123456789012345.0", "123456789012345.0"},
+      {"9223372036854775807", "9223372036854775807"},
+      {"-9223372036854775808", "-9223372036854775808"},
+      {"9223372036854775808", "9223372036854775808"},
+      {"-123456789012345678901234567890", "-123456789012345678901234567890"},
+      {"1e400", "Infinity"},
+      {"-1e400", "-Infinity"},
+      {"1e-400", "0.0"},
+      {"5e-324", "5e-324"},
+      {"0.1", "0.1"},
+      {"100.0", "100.0"},
+      {"1.7976931348623157e308", "1.7976931348623157e+308"},
   };
   for (const auto& [text, printed] : kNumbers) {
     ASSERT_OK_AND_ASSIGN(const std::string got, RoundTrip(text));
@@ -71,10 +86,39 @@ TEST(ParseJsonValue, MarksStringsAndKeysWhenAsked) {
 }
 
 TEST(ParseJsonValue, RefusesWhatIsNotJsonNamingThePosition) {
-  for (const char* text :
-       {"", " ", "{", "[", "[1,]", "{\"a\":1,}", "{\"a\"}", "{a:1}", "01", "1.", ".5", "-", "+1", "1e", "nul", "truex",
-        "\"", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\u0041\"", "\"\n\"", "1 2", "NaN",
-        "Infinity", "'a'", "\"\xFF\"", "[1}", "{\"a\":1]", "\xEF\xBB\xBF" "1", "[\"a\" \"b\"]"}) {
+  for (const char* text : {"",
+                           " ",
+                           "{",
+                           "[",
+                           "[1,]",
+                           "{\"a\":1,}",
+                           "{\"a\"}",
+                           "{a:1}",
+                           "01",
+                           "1.",
+                           ".5",
+                           "-",
+                           "+1",
+                           "1e",
+                           "nul",
+                           "truex",
+                           "\"",
+                           "\"\\x\"",
+                           "\"\\u12\"",
+                           "\"\\ud800\"",
+                           "\"\\udc00\"",
+                           "\"\\ud800\\u0041\"",
+                           "\"\n\"",
+                           "1 2",
+                           "NaN",
+                           "Infinity",
+                           "'a'",
+                           "\"\xFF\"",
+                           "[1}",
+                           "{\"a\":1]",
+                           "\xEF\xBB\xBF"
+                           "1",
+                           "[\"a\" \"b\"]"}) {
     SCOPED_TRACE(text);
     EXPECT_THAT(ParseJsonValue(text, false), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("JSON byte ")));
   }
@@ -84,9 +128,11 @@ TEST(ParseJsonValue, RefusesDeepNestingAndEndlessNumbers) {
   EXPECT_OK(ParseJsonValue(std::string(64, '[') + "1" + std::string(64, ']'), false));
   EXPECT_THAT(ParseJsonValue(std::string(65, '[') + "1" + std::string(65, ']'), false),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64")));
-  EXPECT_THAT(ParseJsonValue(std::string(1000000, '['), false), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64")));
+  EXPECT_THAT(ParseJsonValue(std::string(1000000, '['), false),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("64")));
   EXPECT_OK(ParseJsonValue(std::string(4300, '9'), false));
-  EXPECT_THAT(ParseJsonValue(std::string(4301, '9'), false), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("4300")));
+  EXPECT_THAT(ParseJsonValue(std::string(4301, '9'), false),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("4300")));
 }
 
 TEST(Value, TellsItsDepth) {

@@ -14,6 +14,7 @@
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_data.h"
 #include "worker/runners/cpu_runner.h"
+#include "worker/runners/create_runner.h"
 #include "worker/runners/transformer_runner.h"
 
 namespace dunlin::worker {
@@ -27,7 +28,7 @@ using ReferenceRunner = TransformerRunner<kernels::ReferenceOps>;
 constexpr double kLogitTolerance = 3e-4;
 constexpr double kGreedyMarginGuard = 0.01;
 constexpr int kLongestPrompt = 264;
-constexpr int kGreedySteps = 12;
+constexpr int kLongestContinued = 130;  // prompts whose continuations are compared
 
 class GoldenReferenceTest : public ::testing::Test {
  protected:
@@ -112,25 +113,47 @@ TEST_F(GoldenReferenceTest, LogitsOfEveryStoredPosition) {
   EXPECT_GE(positions, 80);
 }
 
+// Real decoding: one token a step, the sampler in the loop.
+TEST_F(GoldenReferenceTest, DecodingGivesTheGoldenTokens) {
+  const GoldenPrompt& prompt = Prompt("chat-default-system");
+  RunnerDriver driver = Driver();
+  RunnerDriver::Sequence sequence;
+  const int last = static_cast<int>(prompt.ids.size()) - 1;
+  driver.Feed(&sequence, prompt.ids, 64, [last](int pos) { return pos == last; });
+  for (size_t step = 0; step < 24; ++step) {
+    ASSERT_GT(prompt.greedy[step].margin, kGreedyMarginGuard);
+    const int32_t token = driver.last_result().outputs.back().token;
+    ASSERT_EQ(token, prompt.greedy[step].id) << "step " << step;
+    driver.Step({{&sequence, {token}, {0}}});
+  }
+}
+
+// All 64 steps of every continuation, fed as one more piece of prompt (teacher forcing).
 TEST_F(GoldenReferenceTest, GreedyContinuationsWhereTheMarginIsWide) {
   int compared = 0;
   for (const GoldenPrompt& prompt : *prompts_) {
-    if (prompt.ids.size() > 100 || prompt.greedy.empty()) continue;
+    if (prompt.ids.size() > kLongestContinued || prompt.greedy.empty()) continue;
     SCOPED_TRACE(prompt.name);
     RunnerDriver driver = Driver();
     RunnerDriver::Sequence sequence;
-    const int last = static_cast<int>(prompt.ids.size()) - 1;
-    std::vector<float> logits = driver.Feed(&sequence, prompt.ids, 64, [last](int pos) { return pos == last; })[0];
-    for (int step = 0; step < kGreedySteps; ++step) {
-      const testing::GoldenStep& want = prompt.greedy[static_cast<size_t>(step)];
-      if (want.margin < kGreedyMarginGuard) break;
-      EXPECT_EQ(driver.last_result().outputs.back().token, want.id) << "step " << step;
-      EXPECT_NEAR(logits[static_cast<size_t>(want.id)], want.logit, kLogitTolerance) << "step " << step;
+    const size_t last = prompt.ids.size() - 1;
+    driver.Feed(&sequence, std::span(prompt.ids).first(last), 64, [](int) { return false; });
+    std::vector<int32_t> tokens = {prompt.ids[last]};
+    std::vector<int32_t> outputs = {0};
+    for (size_t step = 0; step + 1 < prompt.greedy.size(); ++step) {
+      tokens.push_back(prompt.greedy[step].id);
+      outputs.push_back(static_cast<int32_t>(step) + 1);
+    }
+    const auto rows = driver.Step({{&sequence, tokens, outputs}});
+    for (size_t step = 0; step < prompt.greedy.size(); ++step) {
+      const testing::GoldenStep& want = prompt.greedy[step];
+      EXPECT_NEAR(rows[step][static_cast<size_t>(want.id)], want.logit, kLogitTolerance) << "step " << step;
+      if (want.margin < kGreedyMarginGuard) continue;
+      EXPECT_EQ(driver.last_result().outputs[step].token, want.id) << "step " << step;
       ++compared;
-      logits = driver.Step({{&sequence, {want.id}, {0}}})[0];
     }
   }
-  EXPECT_GE(compared, 60);
+  EXPECT_GE(compared, 450);
 }
 
 TEST_F(GoldenReferenceTest, CompleteLogitRowsAndTheResidualStream) {
@@ -167,6 +190,57 @@ TEST_F(GoldenReferenceTest, ChunkingThePromptChangesNoBit) {
   }
   EXPECT_EQ(results[0], results[1]);
   EXPECT_EQ(results[0], results[2]);
+}
+
+// The reference ops, keeping the residual stream after the embedding and after every block.
+class RecordingOps : public kernels::ReferenceOps {
+ public:
+  using ReferenceOps::ReferenceOps;
+  kernels::Traffic Embed(const Matrix& table, const kernels::BatchView& batch, float scale, float* x) {
+    const kernels::Traffic t = ReferenceOps::Embed(table, batch, scale, x);
+    states.emplace_back(x, x + batch.num_rows * table.cols);
+    return t;
+  }
+  kernels::Traffic ProjectAdd(const Matrix& w, int num_rows, const float* in, float* residual) {
+    const kernels::Traffic t = ReferenceOps::ProjectAdd(w, num_rows, in, residual);
+    if (++projections % 2 == 0) states.emplace_back(residual, residual + num_rows * w.rows);
+    return t;
+  }
+  std::vector<std::vector<float>> states;
+  int projections = 0;
+};
+
+TEST_F(GoldenReferenceTest, TheResidualStreamHoldsAfterEveryBlock) {
+  const std::vector<float> want = testing::ReadArray<float>(testing::GoldenPath("hidden_states.f32"));  // [32, 5, 576]
+  auto file = model::GgufFile::Open(testing::DefaultModelPath());
+  ASSERT_TRUE(file.ok()) << file.status();
+  auto owned = std::make_unique<RecordingOps>(UsableCores());
+  const RecordingOps* ops = owned.get();
+  RunnerOptions options;
+  options.k_format = options.v_format = kernels::KvFormat::kF32;
+  options.max_model_len = 64;
+  options.max_rows = 8;
+  options.max_num_seqs = 1;
+  options.kv_bytes = uint64_t{16} << 20;
+  auto runner =
+      CreateRunner(**file, options, std::move(owned), RunnerInfo{}, [](const RecordingOps&) { return uint64_t{0}; });
+  ASSERT_TRUE(runner.ok()) << runner.status();
+  RunnerDriver driver(runner->get(), [] { return std::span<const float>(); });
+  RunnerDriver::Sequence sequence;
+  driver.Feed(&sequence, Prompt("five-tokens").ids, 5, [](int) { return false; });
+  constexpr size_t kState = 5 * 576;
+  ASSERT_EQ(want.size(), 32 * kState);
+  ASSERT_EQ(ops->states.size(), 31u) << "the 32nd golden state is after the final norm, which Logits computes";
+  for (size_t s = 0; s < ops->states.size(); ++s) {
+    ASSERT_EQ(ops->states[s].size(), kState);
+    double difference = 0.0, size = 0.0;
+    for (size_t i = 0; i < kState; ++i) {
+      const auto w = static_cast<double>(want[s * kState + i]);
+      difference += std::pow(static_cast<double>(ops->states[s][i]) - w, 2);
+      size += w * w;
+    }
+    EXPECT_TRUE(difference <= 1e-11 * size) << "state " << s << ": " << difference / size;
+  }
 }
 
 }  // namespace

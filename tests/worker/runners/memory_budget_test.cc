@@ -83,5 +83,16 @@ TEST(PlanKvPool, RefusesWhenOneSequenceDoesNotFitAndSaysWhatWould) {
               StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("0 would fit")));
 }
 
+TEST(PlanKvPool, RefusesAnExplicitSizeThatTheHostDoesNotHave) {
+  KvPoolRequest r = Request();
+  r.explicit_bytes = 40 * kMiB;
+  r.other_bytes = 20 * kMiB;
+  EXPECT_EQ(*PlanKvPool(r, {60 * kMiB, 1 * kMiB}), 40);
+  EXPECT_THAT(PlanKvPool(r, {59 * kMiB, 59 * kMiB}),
+              StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("--kv-cache-memory-bytes")));
+  r.explicit_bytes = 4000 * kMiB;
+  EXPECT_EQ(*PlanKvPool(r, {60 * kMiB, 60 * kMiB}), 40) << "no more than the sequences can use is taken";
+}
+
 }  // namespace
 }  // namespace dunlin::worker

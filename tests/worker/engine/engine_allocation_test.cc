@@ -1,0 +1,77 @@
+// A step that only decodes must not allocate: counted by this program's own operator new.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "tests/worker/engine/core_harness.h"
+
+namespace {
+
+std::atomic<int64_t> num_allocations{0};
+
+void* Counted(size_t size) {
+  num_allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(size)) return p;
+  std::abort();
+}
+
+}  // namespace
+
+void* operator new(size_t size) { return Counted(size); }
+void* operator new[](size_t size) { return Counted(size); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete[](void* p, size_t) noexcept { std::free(p); }
+
+namespace dunlin::testing {
+namespace {
+
+TEST(Engine, ASteadyDecodeStepDoesNotAllocate) {
+  worker::FakeRunnerOptions o;
+  o.max_model_len = 1024;
+  o.num_pages = 512;
+  o.max_rows = 64;
+  CoreHarness h(o);
+  constexpr int kSequences = 20;
+  for (int i = 0; i < kSequences; ++i) {
+    h.Submit(Greedy(Prompt(10 + i, i), 400));
+  }
+  worker::StreamUpdate update;
+  const auto step = [&] {
+    ASSERT_TRUE(h.core->Step());
+    h.core->DeliverEnds();
+    for (auto& c : h.clients) c->stream->Take(&update);
+  };
+  for (int i = 0; i < 100; ++i) step();
+  const int64_t before = num_allocations.load();
+  ASSERT_GT(before, 0) << "the counter counts";
+  for (int i = 0; i < 200; ++i) step();
+  EXPECT_EQ(num_allocations.load() - before, 0) << "in 200 steps of " << kSequences << " sequences";
+}
+
+TEST(Engine, AStepThatSharesOutPromptsDoesNotAllocateEither) {
+  worker::FakeRunnerOptions o;
+  o.max_model_len = 4096;
+  o.num_pages = 2048;
+  o.max_rows = 16;
+  CoreHarness h(o);
+  for (int i = 0; i < 6; ++i) h.Submit(Greedy(Prompt(3000, i), 4));
+  worker::StreamUpdate update;
+  const auto step = [&] {
+    ASSERT_TRUE(h.core->Step());
+    for (auto& c : h.clients) c->stream->Take(&update);
+  };
+  for (int i = 0; i < 50; ++i) step();
+  const int64_t before = num_allocations.load();
+  for (int i = 0; i < 200; ++i) step();
+  EXPECT_EQ(num_allocations.load() - before, 0);
+}
+
+}  // namespace
+}  // namespace dunlin::testing

@@ -1,0 +1,249 @@
+// Random clients against the engine on tiny pools: submissions of every kind, cancellations, deadlines, clock jumps,
+// slow readers, lost devices. After every step the invariants hold and whatever had to end has ended; what a client
+// was told is always what the same request gives alone in plain code.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/worker/engine/core_harness.h"
+#include "tests/worker/engine/naive_generation.h"
+
+namespace dunlin::testing {
+namespace {
+
+using worker::FinishCause;
+using worker::NewSequence;
+
+constexpr int kVocab = 31;
+constexpr size_t kMaxUnreadBytes = 60;
+constexpr absl::Duration kStallLimit = absl::Milliseconds(40);
+
+struct RandomClient {
+  std::shared_ptr<Client> seen;
+  NewSequence request;  // stream is empty
+  absl::Time arrival;
+  bool cancelled = false;
+  bool reads = true;
+  bool judged = false;
+};
+
+class World {
+ public:
+  explicit World(uint64_t seed) : random_(seed) {
+    worker::FakeRunnerOptions runner;
+    runner.vocab_size = kVocab;
+    runner.page_tokens = 1 << Pick(0, 3);
+    runner.num_pages = Pick(2, 24);
+    runner.max_model_len = Pick(4, 40);
+    runner.max_rows = Pick(1, 12);
+    runner.before_step = [this](const worker::StepBatch& batch) {
+      EXPECT_LE(batch.num_rows(), limits_.max_num_batched_tokens);
+      EXPECT_LE(batch.sequences.size(), static_cast<size_t>(limits_.max_num_seqs));
+      return fail_next_ ? absl::InternalError("scripted") : absl::OkStatus();
+    };
+    context_tokens_ = std::min(static_cast<size_t>(runner.max_model_len),
+                               static_cast<size_t>(runner.num_pages) * static_cast<size_t>(runner.page_tokens));
+    limits_.max_num_batched_tokens = Pick(1, runner.max_rows);
+    limits_.max_num_seqs = Pick(1, limits_.max_num_batched_tokens);
+    limits_.end_of_generation = {3, 17};
+    limits_.max_unread_bytes = kMaxUnreadBytes;
+    limits_.reader_stall_limit = kStallLimit;
+    if (context_tokens_ >= 2) harness_.emplace(runner, limits_);
+  }
+
+  // False when the random sizes hold no sequence at all.
+  bool possible() const { return harness_.has_value(); }
+
+  void Operation() {
+    const int what = Pick(0, 99);
+    if (what < 22) {
+      Submit();
+    } else if (what < 27 && !clients_.empty()) {
+      RandomClient& c = Any();
+      c.seen->stream->Cancel();
+      c.cancelled = true;
+    } else if (what < 31) {
+      harness_->clock.Advance(absl::Milliseconds(Pick(1, 30)));
+    } else if (what < 34 && !clients_.empty()) {
+      Any().reads = false;
+    } else if (what < 38) {
+      for (RandomClient& c : clients_) c.reads = true;
+    } else {
+      Step();
+    }
+  }
+
+  // The device fails in the next step that runs anything.
+  void LoseDevice() {
+    fail_next_ = true;
+    lost_ = true;
+    Finish();
+  }
+
+  void Finish() {
+    for (RandomClient& c : clients_) c.reads = true;
+    for (int i = 0; i < 100000 && !harness_->core->idle(); ++i) Step();
+    Step();  // reads what a slow reader left lying
+    EXPECT_TRUE(harness_->core->idle()) << "a feasible sequence does not end";
+    EXPECT_EQ(harness_->held_pages(), 0);
+    EXPECT_EQ(harness_->core->stats().waiting, 0);
+    for (const RandomClient& c : clients_) EXPECT_TRUE(c.judged);
+  }
+
+  size_t ended(FinishCause cause) const { return ended_[static_cast<size_t>(cause)]; }
+
+ private:
+  int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+  bool Chance(int percent) { return Pick(1, 100) <= percent; }
+  float Fraction() { return static_cast<float>(Pick(1, 100)) / 100.0f; }
+  RandomClient& Any() { return clients_[static_cast<size_t>(Pick(0, static_cast<int>(clients_.size()) - 1))]; }
+  std::vector<int32_t> Tokens(int low, int high) {
+    std::vector<int32_t> out(static_cast<size_t>(Pick(low, high)));
+    for (int32_t& t : out) t = Pick(0, kVocab - 1);
+    return out;
+  }
+
+  NewSequence RandomRequest() {
+    NewSequence r;
+    r.prompt = Tokens(1, static_cast<int>(context_tokens_) - 1);
+    worker::SamplingSpec& s = r.sampling;
+    s.temperature = Chance(50) ? 0.0f : 2.0f * Fraction();
+    s.seed = static_cast<uint64_t>(Pick(0, 1 << 30));
+    if (Chance(20)) s.top_k = Pick(0, kVocab);
+    if (Chance(20)) s.top_p = Fraction();
+    if (Chance(20)) s.min_p = Fraction();
+    if (Chance(10)) s.typical_p = Fraction();
+    if (Chance(30)) s.repetition_penalty = 0.5f + 2.0f * Fraction();
+    if (Chance(30)) s.frequency_penalty = 4.0f * Fraction() - 2.0f;
+    if (Chance(20)) s.presence_penalty = 4.0f * Fraction() - 2.0f;
+    if (Chance(40)) s.penalty_last_n = Pick(-1, 20);
+    if (Chance(20)) s.logit_bias = {{Pick(0, 15), 9.0f * Fraction()}, {Pick(16, kVocab - 1), -9.0f * Fraction()}};
+    if (Chance(15)) s.allowed_tokens = Tokens(1, 9);
+    if (Chance(15)) s.banned_tokens = Tokens(1, 9);
+    r.max_tokens = Chance(10) ? 0 : Pick(1, 50);
+    r.min_tokens = Chance(30) ? Pick(0, std::min(r.max_tokens, 12)) : 0;
+    if (Chance(40)) r.stop_tokens = Tokens(1, 3);
+    r.ignore_eos = Chance(50);
+    if (Chance(20)) r.num_logprobs = Pick(0, 5);
+    if (Chance(20)) r.num_prompt_logprobs = Pick(0, 3);
+    if (Chance(15)) r.deadline = harness_->clock.Now() + absl::Milliseconds(Pick(0, 80));
+    if (Chance(15)) r.max_time = absl::Milliseconds(Pick(0, 80));
+    r.cache_read = Chance(80);
+    r.cache_write = Chance(80);
+    return r;
+  }
+
+  void Submit() {
+    RandomClient c;
+    c.request = RandomRequest();
+    c.arrival = harness_->clock.Now();
+    c.seen = harness_->Submit(c.request);
+    clients_.push_back(std::move(c));
+  }
+
+  void Step() {
+    const absl::Time now = harness_->clock.Now();
+    std::vector<bool> due;
+    for (const RandomClient& c : clients_) {
+      due.push_back(c.cancelled || now >= c.request.deadline || now - c.arrival >= c.request.max_time);
+    }
+    harness_->StepUnread();
+    for (size_t i = 0; i < clients_.size(); ++i) {
+      RandomClient& c = clients_[i];
+      if (c.reads || due[i]) c.seen->Read();
+      EXPECT_TRUE(c.seen->end.has_value() || !due[i]) << "not ended by the step that followed its reason";
+      if (c.seen->end.has_value() && !c.judged) Judge(c, now);
+    }
+    std::erase_if(clients_, [](const RandomClient& c) { return c.judged; });
+    std::erase_if(harness_->clients, [](const std::shared_ptr<Client>& c) { return c->end.has_value(); });
+  }
+
+  static void ExpectSame(const worker::TokenLogprob& got, const kernels::SampleResult& want) {
+    EXPECT_EQ(got.logprob, want.logprob);
+    EXPECT_EQ(got.rank, want.rank);
+    EXPECT_EQ(got.top_ids, want.top_ids);
+    EXPECT_EQ(got.top_logprobs, want.top_logprobs);
+  }
+
+  void Judge(RandomClient& c, absl::Time now) {
+    c.judged = true;
+    const Client& got = *c.seen;
+    const worker::SequenceEnd& end = *got.end;
+    ++ended_[static_cast<size_t>(end.cause)];
+    const NaiveGeneration want = GenerateAlone(c.request, limits_.end_of_generation, context_tokens_, harness_->runner);
+    ASSERT_LE(got.tokens.size(), want.tokens.size());
+    EXPECT_TRUE(std::equal(got.tokens.begin(), got.tokens.end(), want.tokens.begin()));
+    EXPECT_EQ(got.logprobs.size(), c.request.num_logprobs >= 0 ? got.tokens.size() : 0);
+    for (size_t i = 0; i < got.logprobs.size(); ++i) ExpectSame(got.logprobs[i], want.logprobs[i]);
+    ASSERT_LE(got.prompt_logprobs.size(), want.prompt_logprobs.size());
+    for (size_t i = 0; i < got.prompt_logprobs.size(); ++i) ExpectSame(got.prompt_logprobs[i], want.prompt_logprobs[i]);
+    EXPECT_EQ(end.completion_tokens, got.tokens.size());
+    EXPECT_EQ(end.prompt_tokens, c.request.prompt.size());
+    switch (end.cause) {
+      case FinishCause::kCancelled:
+        EXPECT_TRUE(c.cancelled);
+        EXPECT_EQ(end.status.code(), absl::StatusCode::kCancelled);
+        return;
+      case FinishCause::kMaxTime:
+        EXPECT_GE(now - c.arrival, c.request.max_time);
+        EXPECT_TRUE(end.status.ok());
+        return;
+      case FinishCause::kError:
+        if (end.status.code() == absl::StatusCode::kDeadlineExceeded) {
+          EXPECT_GE(now, c.request.deadline);
+        } else if (end.status.code() == absl::StatusCode::kResourceExhausted) {
+          EXPECT_GE(now - c.arrival, kStallLimit);
+        } else {
+          EXPECT_EQ(end.status.code(), absl::StatusCode::kUnavailable);
+          EXPECT_TRUE(lost_);
+        }
+        return;
+      default:
+        EXPECT_TRUE(end.status.ok());
+        EXPECT_EQ(end.cause, want.cause);
+        EXPECT_EQ(end.stop_token, want.stop_token);
+        EXPECT_EQ(got.tokens, want.tokens);
+        EXPECT_EQ(got.prompt_logprobs.size(), want.prompt_logprobs.size());
+    }
+  }
+
+  std::mt19937_64 random_;
+  worker::EngineOptions limits_;
+  size_t context_tokens_ = 0;
+  bool fail_next_ = false;
+  bool lost_ = false;
+  std::optional<CoreHarness> harness_;
+  std::vector<RandomClient> clients_;
+  size_t ended_[7] = {};
+};
+
+TEST(EngineRandom, EveryClientIsToldWhatItsRequestGivesAloneAndEveryPageComesBack) {
+  constexpr int kWorlds = 100, kOperations = 500;
+  size_t ended[7] = {};
+  for (uint64_t seed = 0; seed < kWorlds; ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    World world(seed);
+    if (!world.possible()) continue;
+    for (int i = 0; i < kOperations && !HasFailure(); ++i) world.Operation();
+    if (seed % 4 == 0) {
+      world.LoseDevice();
+    } else {
+      world.Finish();
+    }
+    for (size_t cause = 0; cause < 7; ++cause) ended[cause] += world.ended(static_cast<FinishCause>(cause));
+    ASSERT_FALSE(HasFailure());
+  }
+  // A run that never meets a way of ending proves nothing about it.
+  for (size_t cause = 0; cause < 7; ++cause) EXPECT_GT(ended[cause], 5u) << "cause " << cause;
+}
+
+}  // namespace
+}  // namespace dunlin::testing
