@@ -1,6 +1,7 @@
 // ParseJsonValue and the text type.
 #include "model/chat_template/value.h"
 
+#include <initializer_list>
 #include <limits>
 #include <string>
 
@@ -177,7 +178,7 @@ TEST(FindText, AgreesWithThePlainSearchOnShortAndLongNeedles) {
     for (int i = 0; i < 2000; ++i) out += (i * i % 7 < 3) ? 'a' : 'b';
     return out;
   }();
-  for (const size_t length : {1, 5, 16, 17, 40, 300}) {
+  for (const size_t length : std::initializer_list<size_t>{1, 5, 16, 17, 40, 300}) {
     for (size_t begin = 0; begin + length <= text.size(); begin += 97) {
       const std::string needle = text.substr(begin, length);
       for (const size_t from : {size_t{0}, begin, begin + 1}) {
