@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace dunlin {
@@ -30,6 +31,15 @@ void OnSignal(int) {
   if (g_signals.fetch_add(1) >= 1) _exit(1);
   const char byte = 0;
   [[maybe_unused]] const ssize_t written = write(g_wake_fds[1], &byte, 1);
+}
+
+constexpr char kSupervisorVariable[] = "DUNLIN_SUPERVISED";
+
+// The process that started us and supervises us; 0 = none.
+pid_t SupervisorPid() {
+  const char* const value = std::getenv(kSupervisorVariable);
+  pid_t pid = 0;
+  return value != nullptr && absl::SimpleAtoi(value, &pid) ? pid : 0;
 }
 
 absl::Status SystemError(const std::string& what) {
@@ -60,15 +70,15 @@ bool TerminationSignals::Wait(std::chrono::milliseconds limit) {
   return g_signals.load() != 0;
 }
 
-bool Supervised() {
-  const char* const value = std::getenv("DUNLIN_SUPERVISED");
-  return value != nullptr && std::strcmp(value, "1") == 0;
-}
+bool Supervised() { return SupervisorPid() > 0; }
 
 void FollowSupervisor() {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
-  if (getppid() == 1) _exit(0);  // it went before the request stood
+  // It went before the request stood. (That our parent is process 1 says nothing: in a container the supervisor is.)
+  if (getppid() != SupervisorPid()) _exit(0);
 }
+
+std::string SupervisedBy(pid_t supervisor) { return absl::StrCat(kSupervisorVariable, "=", supervisor); }
 
 void RaiseFileLimit() {
   rlimit limit = {};

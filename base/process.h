@@ -4,6 +4,8 @@
 #ifndef DUNLIN_BASE_PROCESS_H_
 #define DUNLIN_BASE_PROCESS_H_
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <string>
 
@@ -22,10 +24,12 @@ class TerminationSignals {
   static bool Wait(std::chrono::milliseconds limit);
 };
 
-// Started by `dunlin serve` (the environment says DUNLIN_SUPERVISED=1).
+// Started by another of our processes that ends us (the environment says DUNLIN_SUPERVISED=<its pid>).
 bool Supervised();
-// Arranges for SIGTERM when the supervisor dies: nobody could reach or stop us then.
+// Arranges for SIGTERM when the supervisor dies: nobody could reach or stop us then. Exits when it is gone already.
 void FollowSupervisor();
+// "NAME=value": what a supervisor puts into the environment of a child that shall follow it.
+std::string SupervisedBy(pid_t supervisor);
 
 // One connection is one descriptor; the usual soft limit is reached by a few peers and probes too many.
 void RaiseFileLimit();

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -34,7 +35,13 @@ absl::StatusOr<pid_t> Spawn(const std::string& program, const std::vector<std::s
   std::vector<std::string> argv_strings = {program};
   argv_strings.insert(argv_strings.end(), args.begin(), args.end());
   std::vector<std::string> env_strings;
-  for (char** e = environ; *e != nullptr; ++e) env_strings.emplace_back(*e);
+  for (char** e = environ; *e != nullptr; ++e) {
+    // Of a name given twice, programs see the first.
+    const bool replaced = std::any_of(environment.begin(), environment.end(), [e](const std::string& given) {
+      return std::strncmp(*e, given.c_str(), given.find('=') + 1) == 0;
+    });
+    if (!replaced) env_strings.emplace_back(*e);
+  }
   env_strings.insert(env_strings.end(), environment.begin(), environment.end());
   std::vector<char*> argv = Pointers(&argv_strings), env = Pointers(&env_strings);
 

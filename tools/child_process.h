@@ -15,7 +15,8 @@
 
 namespace dunlin::tools {
 
-// Signals are unblocked and at their defaults in the child; its environment is ours plus `environment` ("NAME=value").
+// Signals are unblocked and at their defaults in the child; its environment is ours plus `environment` ("NAME=value"),
+// which replaces what we have of the same name.
 absl::StatusOr<pid_t> Spawn(const std::string& program, const std::vector<std::string>& args,
                             const std::vector<std::string>& environment);
 

@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
@@ -19,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/process.h"
 #include "dunlin/v1/inference.grpc.pb.h"
 #include "tools/child_process.h"
 #include "tools/flat_json.h"
@@ -45,7 +47,7 @@ class PrivateServer {
     absl::StatusOr<pid_t> pid = Spawn(ExecutableDirectory() + "/dunlin",
                                       {"serve", "--model=" + model, "--addresses-file=" + addresses, "--grpc-port=0",
                                        "--admin-port=0", "--metrics-port=0", "--worker-metrics-port=0"},
-                                      {});
+                                      {SupervisedBy(getpid())});
     if (!pid.ok()) return pid.status();
     pid_ = *pid;
     while (!std::filesystem::exists(addresses)) {

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -118,7 +119,7 @@ class Supervisor {
   absl::Status Start(Child* c) {
     std::error_code ignored;
     std::filesystem::remove(c->addresses_path, ignored);
-    ASSIGN_OR_RETURN(c->pid, Spawn(c->program, c->args, {"DUNLIN_SUPERVISED=1"}));
+    ASSIGN_OR_RETURN(c->pid, Spawn(c->program, c->args, {SupervisedBy(getpid())}));
     c->ready = false;
     c->start_at = absl::InfiniteFuture();
     c->policy.OnStart(clock_->Now());
@@ -245,6 +246,7 @@ class Supervisor {
 int Serve(const std::vector<std::string>& args) {
   ParsedConfig parsed;
   if (const std::optional<int> code = MainConfig(args, "dunlin serve", kSummary, kServeFlags, &parsed)) return *code;
+  if (Supervised()) FollowSupervisor();  // a private server of `dunlin generate`
   if (parsed.config.model().empty()) {
     Say("--model is required: the GGUF file to serve");
     return 2;
