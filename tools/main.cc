@@ -113,6 +113,11 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {  // the library's way to say --help and bad usage
+    if (argc > 1 && argv[1][0] != '-' &&
+        app.get_subcommands([argv](const CLI::App* c) { return c->check_name(argv[1]); }).empty()) {
+      std::cerr << "dunlin: no command \"" << argv[1] << "\"; `dunlin --help` lists them\n";
+      return 2;
+    }
     return app.exit(e) == 0 ? 0 : 2;
   }
   return code;

@@ -77,6 +77,7 @@ class Supervisor {
     }
     gateway.args.push_back("--addresses-file=" + gateway.addresses_path);
     children_.push_back(std::move(gateway));
+    signal(SIGCHLD, SIG_DFL);  // inherited as ignored, the kernel would reap our children unseen
     sigemptyset(&signals_);
     for (const int s : {SIGINT, SIGTERM, SIGCHLD}) sigaddset(&signals_, s);
     pthread_sigmask(SIG_BLOCK, &signals_, nullptr);

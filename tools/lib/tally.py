@@ -5,8 +5,13 @@ Exit status 1 when anything failed or nothing ran.
 """
 import collections
 import pathlib
+import re
 import sys
 import xml.etree.ElementTree as ET
+
+
+# GoogleTest puts "file:line" before a skip's own message.
+SOURCE_LINE = re.compile(r"^\S+\.(cc|h):\d+$")
 
 
 def gtest_results(path):
@@ -19,7 +24,7 @@ def gtest_results(path):
         elif skipped is not None or case.get("result") == "skipped" or case.get("status") == "notrun":
             message = skipped.get("message") if skipped is not None else ""
             text = message or (skipped.text if skipped is not None else "") or "no reason given"
-            lines = [line for line in text.strip().splitlines() if line.strip() and not line.strip().startswith("/")]
+            lines = [line for line in text.strip().splitlines() if line.strip() and not SOURCE_LINE.match(line.strip())]
             yield name, "skipped", (lines[0] if lines else text).strip()
         else:
             yield name, "passed", ""
