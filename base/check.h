@@ -65,12 +65,12 @@ std::unique_ptr<std::string> Values(const A& a, const B& b) {
   return std::make_unique<std::string>(out.str());
 }
 
-#define DUNLIN_DEFINE_CHECK_OP(name, op)                                        \
-  template <typename A, typename B>                                             \
-  std::unique_ptr<std::string> Check##name(const A& a, const B& b) {            \
-    if (a op b) [[likely]]                                                      \
-      return nullptr;                                                           \
-    return Values(a, b);                                                        \
+#define DUNLIN_DEFINE_CHECK_OP(name, op)                             \
+  template <typename A, typename B>                                  \
+  std::unique_ptr<std::string> Check##name(const A& a, const B& b) { \
+    if (a op b) [[likely]]                                           \
+      return nullptr;                                                \
+    return Values(a, b);                                             \
   }
 DUNLIN_DEFINE_CHECK_OP(Eq, ==)
 DUNLIN_DEFINE_CHECK_OP(Ne, !=)
@@ -82,13 +82,13 @@ DUNLIN_DEFINE_CHECK_OP(Ge, >=)
 
 }  // namespace dunlin::check_internal
 
-#define CHECK(condition)                                                                                  \
-  (condition) ? (void)0                                                                                   \
-              : ::dunlin::check_internal::Voidify() &                                                     \
+#define CHECK(condition)                              \
+  (condition) ? (void)0                               \
+              : ::dunlin::check_internal::Voidify() & \
                     ::dunlin::check_internal::Failure(__FILE__, __LINE__, #condition, nullptr).stream()
 
-#define DUNLIN_CHECK_OP(name, op, a, b)                                                                   \
-  while (auto dunlin_check_values = ::dunlin::check_internal::Check##name((a), (b)))                      \
+#define DUNLIN_CHECK_OP(name, op, a, b)                                              \
+  while (auto dunlin_check_values = ::dunlin::check_internal::Check##name((a), (b))) \
   ::dunlin::check_internal::Failure(__FILE__, __LINE__, #a " " #op " " #b, dunlin_check_values.get()).stream()
 
 #define CHECK_EQ(a, b) DUNLIN_CHECK_OP(Eq, ==, a, b)

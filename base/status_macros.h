@@ -8,10 +8,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
-#define RETURN_IF_ERROR(expr)                                  \
-  do {                                                         \
-    if (absl::Status dunlin_status = (expr); !dunlin_status.ok()) \
-      return dunlin_status;                                    \
+#define RETURN_IF_ERROR(expr)                                                           \
+  do {                                                                                  \
+    if (absl::Status dunlin_status = (expr); !dunlin_status.ok()) return dunlin_status; \
   } while (false)
 
 #define DUNLIN_CONCAT_INNER(a, b) a##b
@@ -19,8 +18,8 @@
 
 // ASSIGN_OR_RETURN(auto x, F()); declares or assigns x; returns F's status when it is an error.
 #define ASSIGN_OR_RETURN(lhs, expr) DUNLIN_ASSIGN_OR_RETURN(DUNLIN_CONCAT(dunlin_or_, __LINE__), lhs, expr)
-#define DUNLIN_ASSIGN_OR_RETURN(tmp, lhs, expr) \
-  auto tmp = (expr);                            \
+#define DUNLIN_ASSIGN_OR_RETURN(tmp, lhs, expr)  \
+  auto tmp = (expr);                             \
   if (!tmp.ok()) return std::move(tmp).status(); \
   lhs = *std::move(tmp)
 

@@ -15,6 +15,7 @@ namespace {
 
 constexpr absl::Duration kDefaultInterval = absl::Seconds(1);
 constexpr absl::Duration kMinInterval = absl::Milliseconds(50);
+constexpr absl::Duration kMaxInterval = absl::Hours(1);
 
 absl::Duration FromProto(const google::protobuf::Duration& d) {
   return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
@@ -146,8 +147,9 @@ grpc::ServerUnaryReactor* ControlServiceImpl::GetLoad(grpc::CallbackServerContex
 
 grpc::ServerWriteReactor<v1::WatchLoadResponse>* ControlServiceImpl::WatchLoad(grpc::CallbackServerContext*,
                                                                                const v1::WatchLoadRequest* request) {
-  const absl::Duration interval =
-      request->has_interval() ? std::max(FromProto(request->interval()), kMinInterval) : kDefaultInterval;
+  const absl::Duration interval = request->has_interval()
+                                      ? std::clamp(FromProto(request->interval()), kMinInterval, kMaxInterval)
+                                      : kDefaultInterval;
   auto* watcher = new LoadWatcher(this, interval);
   MutexLock lock(&mu_);
   watchers_.insert(watcher);

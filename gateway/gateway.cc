@@ -239,8 +239,8 @@ void Gateway::Impl::Shutdown() {
     MutexLock lock(&health_mu);
     workers_for_health = nullptr;
   }
+  work.reset();     // its last tasks still look at the workers
   workers.reset();  // waits for its open streams, whose calls use everything else
-  work.reset();
 }
 
 Gateway::Gateway(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -6,17 +6,17 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "base/status_macros.h"
 #include "model/gguf/gguf_file.h"
 
 namespace dunlin::gateway {
 namespace {
 
+// The file's name without its ending; the worker's rule too (its GetInfo must agree).
 std::string StemOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string file = slash == std::string::npos ? path : path.substr(slash + 1);
-  return std::string(absl::StripSuffix(file, ".gguf"));
+  std::string name = path.substr(path.rfind('/') + 1);  // npos + 1 = 0
+  if (const size_t dot = name.rfind('.'); dot != std::string::npos && dot > 0) name.resize(dot);
+  return name;
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {

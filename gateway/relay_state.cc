@@ -159,6 +159,10 @@ void RelayState::OnChoiceFinished(const worker::v1::Finished& finished) {
   if (reason == v1::FINISH_REASON_LENGTH && plan_.context_bounds_length) reason = v1::FINISH_REASON_CONTEXT_FULL;
   FinishChoice(finished.index(), reason,
                finished.has_stop_token_id() ? std::optional<uint32_t>(finished.stop_token_id()) : std::nullopt);
+  if (!AllChoicesFinished() || !AnyChoiceCut()) return;  // the worker's own summary follows
+  // The worker may go on for long with a choice that a stop string ended here.
+  EmitSummary(nullptr);
+  EndAfterPending(absl::OkStatus());
 }
 
 void RelayState::FinishChoice(uint32_t index, v1::FinishReason reason, std::optional<uint32_t> stop_token_id) {
@@ -199,6 +203,11 @@ bool RelayState::AllChoicesFinished() const {
   return std::all_of(choices_.begin(), choices_.end(), [](const ChoiceState& c) { return c.finished; });
 }
 
+bool RelayState::AnyChoiceCut() const {
+  return std::any_of(choices_.begin(), choices_.end(),
+                     [](const ChoiceState& c) { return c.assembler->matched_stop().has_value(); });
+}
+
 uint32_t RelayState::completion_tokens() const {
   uint32_t total = 0;
   for (const ChoiceState& choice : choices_) total += choice.assembler->num_tokens();
@@ -221,11 +230,8 @@ void RelayState::EmitSummary(const worker::v1::Summary* from_worker) {
   }
   v1::Summary* summary = Push()->mutable_summary();
   *summary->mutable_usage() = CurrentUsage();
-  // The worker also counts an end token that it does not stream; what it sampled past a stop string is not the
-  // client's.
-  const bool cut = std::any_of(choices_.begin(), choices_.end(),
-                               [](const ChoiceState& c) { return c.assembler->matched_stop().has_value(); });
-  if (from_worker != nullptr && !cut) {
+  // Both count every sampled token; what the worker sampled past a stop string is not the client's.
+  if (from_worker != nullptr && !AnyChoiceCut()) {
     summary->mutable_usage()->set_completion_tokens(
         std::max(summary->usage().completion_tokens(), from_worker->usage().completion_tokens()));
   }

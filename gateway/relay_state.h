@@ -77,6 +77,7 @@ class RelayState {
   void EmitDelta(uint32_t index);
   void EmitSummary(const worker::v1::Summary* from_worker);
   bool AllChoicesFinished() const;
+  bool AnyChoiceCut() const;  // by a stop string
   v1::GenerateResponse* Push();
   v1::Usage CurrentUsage() const;
   void AttachPosition(absl::string_view reason, absl::Status* status) const;

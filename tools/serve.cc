@@ -114,6 +114,8 @@ class Supervisor {
     if (config.threads() == 0 && workers > 1) {
       config.set_threads(std::max(1u, std::thread::hardware_concurrency() / workers));
     }
+    // The share is of this machine's memory, which the workers divide among them.
+    if (workers > 1) config.set_gpu_memory_utilization(config.gpu_memory_utilization() / workers);
     return FlagsFromConfig(config, kWorkerFlags);
   }
 

@@ -190,6 +190,22 @@ TEST(RelayState, ChoicesEndOnTheirOwnAndTheSummaryComesLast) {
   EXPECT_EQ(h.written.back().summary().usage().completion_tokens(), 3u);
 }
 
+TEST(RelayState, AStopStringEndsItsChoiceWithoutWaitingForTheWorker) {
+  v1::GenerateRequest request;
+  request.mutable_sampling()->set_n(2);
+  request.mutable_stopping()->add_stop("!");
+  Harness h(request);
+  h.state.OnWorkerEvent(Scheduled());
+  h.state.OnWorkerEvent(Text("a!", 0));
+  h.state.OnWorkerEvent(Text("b", 1));
+  EXPECT_FALSE(h.state.ended());
+  h.state.OnWorkerEvent(Finished(v1::FINISH_REASON_EOS, 1));  // nothing about choice 0, which the worker still runs
+  h.Drain();
+  EXPECT_TRUE(h.state.ended());
+  EXPECT_TRUE(h.written.back().has_summary());
+  EXPECT_EQ(h.written.back().summary().usage().completion_tokens(), 3u);
+}
+
 TEST(RelayState, RunningOutOfContextIsNotRunningOutOfMaxTokens) {
   for (const bool asked : {false, true}) {
     v1::GenerateRequest request;

@@ -81,7 +81,7 @@ class Server:
             raise
         self.channel = self.connect()
         self.stub = inference_pb2_grpc.InferenceServiceStub(self.channel)
-        self.admin_channel = grpc.insecure_channel(self.addresses()["admin"])
+        self.admin_channel = grpc.insecure_channel(self.addresses()["admin"], options=[("grpc.enable_http_proxy", 0)])
         self.control = control_pb2_grpc.ControlServiceStub(self.admin_channel)
 
     def _announced(self):

@@ -52,7 +52,7 @@ class ReadmeTest(unittest.TestCase):
         self.run_block("ghz")
 
     def test_command_line(self):
-        self.run_block("cli")
+        self.run_block("cli", MODEL=str(harness.MODEL))
 
     def test_metrics(self):
         self.run_block("metrics")

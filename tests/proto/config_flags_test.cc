@@ -130,7 +130,8 @@ TEST(ConfigFlags, FlagsWinOverTheFileAndTheFileOverDefaults) {
 TEST(ConfigFlags, AFilesMistakesAreNamedWithTheirLine) {
   EXPECT_THAT(Parse({"--config=f"}, kWorkerFlags, FileWith("threads: 1\nthreds: 2\n")), BadUsage("f:2:"));
   EXPECT_THAT(Parse({"--config=f"}, kWorkerFlags, FileWith("threads: 1\nthreads: 2\n")), BadUsage("f:2:"));
-  EXPECT_THAT(Parse({"--config=f"}, kWorkerFlags, FileWith("grpc_port: 70000")), BadUsage("f: grpc_port: 70000 is not allowed"));
+  EXPECT_THAT(Parse({"--config=f"}, kWorkerFlags, FileWith("grpc_port: 70000")),
+              BadUsage("f: grpc_port: 70000 is not allowed"));
   EXPECT_THAT(Parse({"--config=f"}, kWorkerFlags, FileWith("device: 'x'")), BadUsage("f: device: \"x\" is not one of"));
   EXPECT_THAT(Parse({"--config=f"}, kWorkerFlags, FileWith("config: 'g'")), BadUsage("cannot name another"));
   EXPECT_THAT(Parse({"--config=f"}, kWorkerFlags, FileWith(std::string((1 << 20) + 1, ' '))), BadUsage("at most"));

@@ -27,8 +27,7 @@ MATCHER(IsOk, "is OK") {
 // EXPECT_THAT(F(), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("name")));
 MATCHER_P2(StatusIs, code, message_matcher, "") {
   *result_listener << GetStatus(arg);
-  return GetStatus(arg).code() == code &&
-         ::testing::Matches(message_matcher)(std::string(GetStatus(arg).message()));
+  return GetStatus(arg).code() == code && ::testing::Matches(message_matcher)(std::string(GetStatus(arg).message()));
 }
 
 #define EXPECT_OK(expr) EXPECT_THAT((expr), ::dunlin::testing::IsOk())
@@ -36,8 +35,7 @@ MATCHER_P2(StatusIs, code, message_matcher, "") {
 
 #define DUNLIN_TEST_CONCAT_INNER(a, b) a##b
 #define DUNLIN_TEST_CONCAT(a, b) DUNLIN_TEST_CONCAT_INNER(a, b)
-#define ASSERT_OK_AND_ASSIGN(lhs, expr) \
-  DUNLIN_ASSERT_OK_AND_ASSIGN(DUNLIN_TEST_CONCAT(dunlin_or_, __LINE__), lhs, expr)
+#define ASSERT_OK_AND_ASSIGN(lhs, expr) DUNLIN_ASSERT_OK_AND_ASSIGN(DUNLIN_TEST_CONCAT(dunlin_or_, __LINE__), lhs, expr)
 #define DUNLIN_ASSERT_OK_AND_ASSIGN(tmp, lhs, expr) \
   auto tmp = (expr);                                \
   ASSERT_OK(tmp);                                   \

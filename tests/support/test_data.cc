@@ -28,7 +28,7 @@ std::string DefaultModelPath() {
   if (const char* path = std::getenv("DUNLIN_TEST_MODEL")) return IfExists(path);
   const char* cache = std::getenv("XDG_CACHE_HOME");
   const char* home = std::getenv("HOME");
-  const std::string root = cache != nullptr ? cache : absl::StrCat(home != nullptr ? home : "/root", "/.cache");
+  const std::string root = cache != nullptr ? cache : absl::StrCat(home != nullptr ? home : ".", "/.cache");
   return IfExists(absl::StrCat(root, "/dunlin/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
 }
 

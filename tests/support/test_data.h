@@ -1,7 +1,6 @@
-// Where tests find their data. Our own golden data lives under tests/golden/; third-party files that are never committed
-// (vocabularies, published chat templates, the default model) are looked up by environment variable and else beside the
-// checkout, and a test that needs an absent one skips with its name.
-// Thread-safety: thread-safe.
+// Where tests find their data. Our own golden data lives under tests/golden/; third-party files that are never
+// committed (vocabularies, published chat templates, the default model) are looked up by environment variable and else
+// beside the checkout, and a test that needs an absent one skips with its name. Thread-safety: thread-safe.
 #ifndef DUNLIN_TESTS_SUPPORT_TEST_DATA_H_
 #define DUNLIN_TESTS_SUPPORT_TEST_DATA_H_
 
@@ -18,7 +17,7 @@ std::string GoldenPath(absl::string_view name);
 // $DUNLIN_SHARED_DATA/<name>, else <checkout>/../shared/data/<name>; "" when that file does not exist.
 std::string SharedDataPath(absl::string_view name);
 
-// The default model file: $DUNLIN_TEST_MODEL, else what tools/fetch-model cached; "" when absent.
+// The default model file: $DUNLIN_TEST_MODEL, else what tools/run cached; "" when absent.
 std::string DefaultModelPath();
 
 // The whole file; CHECK-fails when it cannot be read.

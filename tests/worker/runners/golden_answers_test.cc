@@ -1,4 +1,4 @@
-// The two questions of the issue that the default model answers with wide margins, in f32 and with 8-bit pages alike.
+// Two questions that the default model answers with wide margins, in f32 and with 8-bit pages alike.
 #include <memory>
 #include <string>
 #include <vector>

@@ -26,7 +26,7 @@ RunnerInfo Runner() {
 v1::GenerateRequest Good() {
   v1::GenerateRequest r;
   r.set_request_id("r");
-  for (const uint32_t id : {1, 2, 3}) r.add_prompt_ids(id);
+  for (const uint32_t id : {1u, 2u, 3u}) r.add_prompt_ids(id);
   r.set_max_tokens(4);
   r.set_num_choices(1);
   return r;
@@ -57,7 +57,7 @@ TEST(NewSequences, EveryFieldArrives) {
   r.set_ignore_eos(true);
   r.set_logprobs(3);
   r.mutable_max_time()->set_nanos(1'500'000);
-  for (const uint32_t id : {9, 5, 9}) r.add_stop_token_ids(id);
+  for (const uint32_t id : {9u, 5u, 9u}) r.add_stop_token_ids(id);
   r.set_cache_mode(dunlin::v1::Cache::MODE_READ_ONLY);
   r.set_cache_namespace("tenant");
   dunlin::v1::Sampling* s = r.mutable_sampling();
@@ -67,7 +67,7 @@ TEST(NewSequences, EveryFieldArrives) {
   s->set_seed(11);
   (*s->mutable_logit_bias())[8] = 1.5f;
   (*s->mutable_logit_bias())[3] = -2.0f;
-  for (const uint32_t id : {4, 2, 4}) s->add_banned_token_ids(id);
+  for (const uint32_t id : {4u, 2u, 4u}) s->add_banned_token_ids(id);
   ASSERT_OK_AND_ASSIGN(const std::vector<NewSequence> sequences, Make(r));
   const NewSequence& n = sequences[0];
   EXPECT_EQ(n.min_tokens, 2);
