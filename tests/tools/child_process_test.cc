@@ -63,7 +63,9 @@ TEST(ChildProcessTest, AGivenVariableReplacesTheInheritedOneAndLeavesLongerNames
   const absl::StatusOr<pid_t> pid = Spawn("/bin/sleep", {"1000"}, {"DUNLIN_CHILD_TEST=given"});
   ASSERT_OK(pid);
   // As the child was given it: a shell would already have dropped a name's second value.
-  const std::string environment = ReadFile(absl::StrCat("/proc/", *pid, "/environ"));
+  // Empty until the kernel has set up the new program; the test's time limit bounds the wait.
+  std::string environment;
+  while (environment.empty()) environment = ReadFile(absl::StrCat("/proc/", *pid, "/environ"));
   kill(*pid, SIGKILL);
   WaitOrKill(*pid, absl::Seconds(20));
   unsetenv("DUNLIN_CHILD_TEST");
