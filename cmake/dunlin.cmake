@@ -65,7 +65,8 @@ function(dunlin_test)
   set_tests_properties(${ARG_NAME} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
-# dunlin_fuzz(NAME x_fuzz SRCS … DEPS …): a libFuzzer target in bin/; its corpus is tests/fuzz/corpus/x_fuzz.
+# dunlin_fuzz(NAME x_fuzz SRCS … DEPS …): a libFuzzer target in bin/; its corpus is tests/fuzz/corpus/x_fuzz. All of them: all_fuzz.
+add_custom_target(all_fuzz)
 function(dunlin_fuzz)
   cmake_parse_arguments(ARG "" "NAME" "SRCS;DEPS" ${ARGN})
   if(NOT DUNLIN_FUZZ)
@@ -74,4 +75,5 @@ function(dunlin_fuzz)
   add_executable(${ARG_NAME} ${ARG_SRCS})
   target_link_libraries(${ARG_NAME} PRIVATE ${ARG_DEPS} dunlin_options)
   target_link_options(${ARG_NAME} PRIVATE -fsanitize=fuzzer)
+  add_dependencies(all_fuzz ${ARG_NAME})
 endfunction()
