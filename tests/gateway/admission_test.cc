@@ -1,7 +1,10 @@
 #include "gateway/admission.h"
 
+#include <atomic>
+#include <thread>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "base/clock.h"
 #include "gateway/admission_gate.h"
 #include "gtest/gtest.h"
@@ -84,6 +87,39 @@ TEST(Admission, RaisedLimitsAdmitFromTheQueue) {
   admission.Enter(kNoDeadline);
   const AdmissionTicket waiting = admission.Enter(kNoDeadline).ticket;
   EXPECT_EQ(admission.SetLimits({.max_active = 2, .max_queued = 8}).admitted, std::vector<AdmissionTicket>{waiting});
+}
+
+TEST(AdmissionGate, NeverLetsMoreInThanItsLimitFromAnyNumberOfThreads) {
+  FakeClock clock;
+  AdmissionGate gate({.max_active = 3, .max_queued = 64}, &clock);
+  std::atomic<int> inside{0}, most{0}, turns{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 300; ++i) {
+        std::atomic<bool> my_turn{false};
+        const Admission::Entry entry = gate.Enter(absl::InfiniteFuture(), [&](absl::Status status) {
+          EXPECT_TRUE(status.ok()) << status;
+          my_turn.store(true);
+        });
+        ASSERT_NE(entry.decision, Admission::Decision::kRefused);
+        if (entry.decision == Admission::Decision::kQueued) {
+          while (!my_turn.load()) std::this_thread::yield();
+        }
+        const int now = ++inside;
+        for (int seen = most.load(); now > seen && !most.compare_exchange_weak(seen, now);) {
+        }
+        ++turns;
+        --inside;
+        gate.Leave(entry.ticket);
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(turns.load(), 4 * 300);
+  EXPECT_LE(most.load(), 3);
+  EXPECT_EQ(gate.counts().active, 0u);
+  EXPECT_EQ(gate.counts().queued, 0u);
 }
 
 TEST(AdmissionGate, CallsBackInOrderAndNeverAfterLeaving) {
