@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -46,6 +47,7 @@ class WorkerMetrics final : public EngineObserver {
   void OnFirstToken(absl::Duration ttft) override;
   void OnInterTokenLatency(absl::Duration itl) override;
   void OnCancelToFree(absl::Duration cancel_to_free) override;
+  void OnCacheEvents(std::span<const uint64_t>, std::span<const uint64_t>) override {}
 
   double bandwidth_bytes_per_second() const;  // of both phases
   const std::string& address() const;         // "host:port", "" without a listener

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,8 @@ struct NewSequence {
   int32_t num_prompt_logprobs = -1;
   absl::Time deadline = absl::InfiniteFuture();        // gRPC deadline: ends with DEADLINE_EXCEEDED
   absl::Duration max_time = absl::InfiniteDuration();  // ends with kMaxTime and status OK
+  std::string tenant;    // whose share of the device it uses; "" is a tenant like any other
+  int32_t priority = 0;  // higher first, in the queue and when somebody must be preempted
   std::string cache_namespace;
   bool cache_read = true;
   bool cache_write = true;
@@ -59,8 +62,19 @@ struct EngineStats {
   uint64_t steps = 0;
   uint64_t prompt_tokens = 0, generated_tokens = 0;
   uint64_t preemptions = 0;
+  uint64_t recomputed_tokens = 0;  // computed again after a preemption
+  int32_t reserved_pages = 0;      // promised to running sequences and not yet taken
+  int32_t pinned_pages = 0;
   uint64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
   uint64_t evictions = 0;
+  uint64_t dedup_pages = 0, copied_pages = 0;
+  int32_t host_tier_pages = 0, host_tier_slots = 0;
+  uint64_t host_tier_bytes_out = 0, host_tier_bytes_in = 0;
+  uint64_t host_tier_hit_tokens = 0;
+  uint64_t host_tier_failures = 0;    // records that came back damaged
+  double vtc_spread_tokens = 0;       // largest difference of service between two tenants that wait
+  double predicted_step_seconds = 0;  // of the last step, by the step-time model
+  uint64_t invariant_failures = 0;    // idle checks that failed; stays 0
   uint64_t kv_saturated_values = 0;
   double decode_tokens_per_second = 0;  // over the last second or so
   bool lost_device = false;
@@ -75,6 +89,8 @@ class EngineObserver {
   virtual void OnFirstToken(absl::Duration ttft) = 0;
   virtual void OnInterTokenLatency(absl::Duration itl) = 0;
   virtual void OnCancelToFree(absl::Duration cancel_to_free) = 0;
+  // Prefix hashes of pages that came into and left the cache since the last call; removed ones first.
+  virtual void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) = 0;
 };
 
 class Engine {

@@ -468,6 +468,7 @@ class Recorder final : public worker::EngineObserver {
   void OnFirstToken(absl::Duration d) override { ttft.push_back(d); }
   void OnInterTokenLatency(absl::Duration d) override { itl.push_back(d); }
   void OnCancelToFree(absl::Duration d) override { cancel.push_back(d); }
+  void OnCacheEvents(std::span<const uint64_t>, std::span<const uint64_t>) override {}
 
   int prefill = 0, decode = 0;
   std::vector<absl::Duration> queue, ttft, itl, cancel;
