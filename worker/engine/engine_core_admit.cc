@@ -39,17 +39,15 @@ std::optional<EngineCore::Verdict> EngineCore::Judge(Sequence* s, absl::Time now
 }
 
 void EngineCore::Reap(absl::Time now) {
-  const auto ends = [&](Sequence* s) {
-    std::optional<Verdict> verdict = Judge(s, now);
-    if (!verdict.has_value()) return false;
-    End(s, *std::move(verdict));
-    return true;
-  };
-  next_due_ = waiting_.EndIf(now, ends);
+  next_due_ = waiting_.EndIf(
+      now, [&](Sequence* s) { return Judge(s, now); },
+      [&](Sequence* s, Verdict verdict) { End(s, std::move(verdict)); });
   std::erase_if(running_, [&](const std::unique_ptr<Sequence>& s) {
-    if (ends(s.get())) return true;
+    std::optional<Verdict> verdict = Judge(s.get(), now);
     next_due_ = std::min(next_due_, s->due());
-    return false;
+    if (!verdict.has_value()) return false;
+    End(s.get(), *std::move(verdict));
+    return true;
   });
   last_look_ = now;
 }

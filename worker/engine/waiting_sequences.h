@@ -50,20 +50,23 @@ class WaitingSequences {
     return Take(static_cast<size_t>(*id));
   }
 
-  // Drops those for which `ends` is true, in no particular order; not within a round. It is asked of those that are
-  // cancelled or due or ran before. Returns when the next of the others is due.
-  template <typename Ends>
-  absl::Time EndIf(absl::Time now, const Ends& ends) {
+  // Drops those for which `judge` has a verdict, in no particular order, and then calls end(sequence, verdict); not
+  // within a round. Those are judged that are cancelled or due or ran before. Returns when the next of the others is
+  // due.
+  template <typename Judge, typename End>
+  absl::Time EndIf(absl::Time now, const Judge& judge, const End& end) {
     absl::Time next_due = absl::InfiniteFuture();
     for (size_t i = 0; i < looks_.size(); ++i) {
       const Look& look = looks_[i];
       if (look.stream == nullptr) continue;
-      if ((look.stream->cancelled() || now >= look.due || look.preempted) && ends(sequences_[i].get())) {
-        queue_.Remove(static_cast<WaitingId>(i));
-        Take(i);
-      } else {
-        next_due = std::min(next_due, look.due);
+      if (look.stream->cancelled() || now >= look.due || look.preempted) {
+        if (auto verdict = judge(sequences_[i].get()); verdict.has_value()) {
+          queue_.Remove(static_cast<WaitingId>(i));
+          end(Take(i).get(), *std::move(verdict));
+          continue;
+        }
       }
+      next_due = std::min(next_due, look.due);
     }
     return next_due;
   }
