@@ -18,7 +18,8 @@
 //     ... open it: match its prefix, promise its pages, counters.ChargeInput ...
 //   }
 //   queue.EndRound();
-// Next removes what it returns. It asks for the need of at most `lookahead` sequences per round, each once.
+// Next removes what it returns; Add and Remove are for between rounds. A round asks for the need of at most `lookahead`
+// sequences, of each once.
 #ifndef DUNLIN_WORKER_SCHEDULER_ADMISSION_QUEUE_H_
 #define DUNLIN_WORKER_SCHEDULER_ADMISSION_QUEUE_H_
 
@@ -37,7 +38,7 @@
 
 namespace dunlin::worker {
 
-enum class WaitingId : int32_t {};  // dense: the smallest free number; reused after Next or Remove
+enum class WaitingId : int32_t {};  // dense from 0; reused after Next or Remove
 
 struct AdmissionLimits {
   int lookahead = 8;          // sequences looked at per round
@@ -67,10 +68,11 @@ class AdmissionQueue {
   ~AdmissionQueue();
 
   WaitingId Add(const WaitingEntry& entry);
-  void Remove(WaitingId id);  // not within a round
+  void Remove(WaitingId id);
   int32_t size() const { return size_; }
 
   void BeginRound();
+  // free_pages: available and promised to nobody; they only become fewer within a round.
   std::optional<WaitingId> Next(int32_t free_pages, absl::FunctionRef<AdmissionNeed(WaitingId)> need);
   void EndRound();
 
@@ -79,9 +81,56 @@ class AdmissionQueue {
   std::string CheckInvariants() const;
 
  private:
+  struct Lane;
+  struct Class;
+  struct Slot {
+    WaitingEntry entry;
+    uint64_t number = 0;  // of its Add
+    int32_t times_passed = 0;
+    int32_t look = -1;  // in looks_, within a round
+    bool open = false;
+  };
+  // Place in a lane or among the preempted: by key, then number.
+  struct Place {
+    absl::Time key;
+    uint64_t number;
+    int32_t slot;
+    bool operator<(const Place& o) const { return key != o.key ? key < o.key : number < o.number; }
+  };
+  // What this round knows of a sequence it has looked at.
+  struct Look {
+    int32_t slot;
+    AdmissionNeed need;
+    int32_t considered = 0;  // when it could have joined, counted within the round; 0 = it has not come to that
+    bool skipped = false;
+    bool taken = false;
+  };
+  using NeedOf = absl::FunctionRef<AdmissionNeed(WaitingId)>;
+
+  Slot& At(int32_t slot) { return slots_[static_cast<size_t>(slot)]; }
+  Place PlaceOf(int32_t slot) const;
+  void Unlink(int32_t slot);
+  void DropIfEmpty(int32_t priority);
+  Lane* FirstLane(Class* c);
+  void SetBack(Lane* lane, int32_t set_back);
+  Look* LookAt(int32_t slot, NeedOf need);  // nullptr when the round has looked at as many as it may
+  bool FirstOf(Lane* lane, NeedOf need, Look** first);
+  Look* LongestPrefix(Lane* lane, Look* first, int32_t free_pages, NeedOf need);
+  WaitingId Take(Look* look);
+
   const AdmissionLimits limits_;
   TenantCounters* const counters_;
+  std::vector<Slot> slots_;
+  std::vector<int32_t> unused_;
+  std::map<int32_t, std::unique_ptr<Class>, std::greater<>> classes_;  // by priority
   int32_t size_ = 0;
+  uint64_t num_added_ = 0, num_turns_ = 0;
+
+  // The round.
+  bool in_round_ = false, closed_ = false;
+  int32_t events_ = 0, last_taken_ = 0;
+  std::vector<Look> looks_;
+  std::vector<Lane*> set_back_;  // lanes with something skipped
 };
 
 }  // namespace dunlin::worker
