@@ -135,10 +135,10 @@ void AdmissionQueue::EndRound() {
   CHECK(in_round_);
   in_round_ = false;
   for (Lane* lane : set_back_) {
-    lane->owner->order.erase(lane);
+    auto node = lane->owner->order.extract(lane);
     lane->set_back = 0;
     lane->counter = counters_->counter(lane->tenant);
-    lane->owner->order.insert(lane);
+    lane->owner->order.insert(std::move(node));
   }
   set_back_.clear();
   for (const Look& look : looks_) {
