@@ -48,6 +48,10 @@ struct NewSequence {
 // When a page comes back from the host tier instead of being computed again.
 enum class HostRestore : uint8_t { kWhenFaster, kAlways, kNever };
 
+// What a sequence is promised when it joins: its tokens and the output that is predicted for it, or its worst case (then
+// nobody is ever preempted), or its tokens alone (then somebody often is; for tests).
+enum class AdmissionPromise : uint8_t { kPredictedOutput, kWorstCase, kTokens };
+
 struct EngineOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 256;
@@ -57,6 +61,7 @@ struct EngineOptions {
   absl::Duration reader_stall_limit = absl::Seconds(30);
   bool enable_prefix_caching = true;
   HostRestore host_restore = HostRestore::kWhenFaster;
+  AdmissionPromise promise = AdmissionPromise::kPredictedOutput;
   int num_scheduler_steps = 1;  // decode steps per plan, at most
   // Prompts get so few rows beside decoding sequences that a step is predicted to take no longer; 0 = no target.
   absl::Duration inter_token_target = absl::ZeroDuration();

@@ -97,6 +97,7 @@ class EngineCore {
   void Reap(absl::Time now);
   std::optional<Verdict> Judge(Sequence* sequence, absl::Time now) const;
   void Admit(absl::Time now);
+  int32_t PromisedPages(const Sequence& sequence) const;
   AdmissionNeed NeedOf(Sequence* sequence, int32_t free_pages);
   void Start(Sequence* sequence, absl::Time now);
   // engine_core_plan.cc: rows, pages and the batch.

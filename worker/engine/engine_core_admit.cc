@@ -18,6 +18,16 @@ ReservationInput InputOf(const Sequence& s) {
 
 }  // namespace
 
+// Protected ones, preempted so often that they must not be again, are always promised everything.
+int32_t EngineCore::PromisedPages(const Sequence& s) const {
+  const ReservationInput input = InputOf(s);
+  if (options_.promise == AdmissionPromise::kWorstCase) return WorstCasePages(input, pages_.page_tokens());
+  if (options_.promise == AdmissionPromise::kTokens && s.preemptions < kMaxPreemptions) {
+    return pages_.PagesFor(s.num_tokens());
+  }
+  return ReservePages(input, predictor_, pages_.page_tokens());
+}
+
 std::optional<EngineCore::Verdict> EngineCore::Judge(Sequence* s, absl::Time now) const {
   if (s->request.stream->cancelled()) return Verdict{FinishCause::kCancelled, absl::CancelledError("cancelled")};
   if (now >= s->request.deadline) {
@@ -54,7 +64,7 @@ void EngineCore::Reap(absl::Time now) {
 
 AdmissionNeed EngineCore::NeedOf(Sequence* s, int32_t free_pages) {
   AdmissionNeed need;
-  need.pages = ReservePages(InputOf(*s), predictor_, pages_.page_tokens());
+  need.pages = PromisedPages(*s);
   need.cached_tokens = pages_.CachedTokens(s);
   // Its cached pages cost nothing if others hold them already. Whether they do only opening it shows.
   if (need.pages > free_pages && stats_.steps >= s->next_try_step) {
@@ -80,7 +90,7 @@ void EngineCore::Admit(absl::Time now) {
     const int32_t free_pages = std::max(0, pages_.spare());
     std::unique_ptr<Sequence> s = waiting_.Next(free_pages, [&](Sequence* w) { return NeedOf(w, free_pages); });
     if (s == nullptr) break;
-    const absl::StatusOr<bool> opened = pages_.Open(s.get(), ReservePages(InputOf(*s), predictor_, pages_.page_tokens()));
+    const absl::StatusOr<bool> opened = pages_.Open(s.get(), PromisedPages(*s));
     if (opened.ok() && !*opened) {
       s->next_try_step = stats_.steps + kRetrySteps;
       refused = std::move(s);
