@@ -31,8 +31,8 @@ void EngineCore::PlanRows() {
     views_.push_back(v);
   }
   const bool targeted = options_.inter_token_target > absl::ZeroDuration();
-  time_limit_ = targeted ? RowPlanner::TimeLimit(views_, step_time_, options_.inter_token_target)
-                         : StepTimeModel::kUnlimited;
+  time_limit_ =
+      targeted ? RowPlanner::TimeLimit(views_, step_time_, options_.inter_token_target) : StepTimeModel::kUnlimited;
   planner_.Plan(views_, stats_.steps, time_limit_, &plan_);
   ++stats_.plans;
 }
@@ -82,7 +82,8 @@ void EngineCore::UnblockRows() {
   }
 }
 
-// Pages for the rows of running_[i]: fewer rows for a prompt when that helps, else others give way, else it does itself.
+// Pages for the rows of running_[i]: fewer rows for a prompt when that helps, else others give way, else it does
+// itself.
 void EngineCore::ReserveFor(size_t i) {
   if (running_[i] == nullptr || rows_[i] == 0) return;
   Sequence* const s = running_[i].get();

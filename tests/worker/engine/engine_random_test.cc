@@ -290,11 +290,12 @@ TEST(EngineRandom, EveryClientIsToldWhatItsRequestGivesAloneAndEveryPageComesBac
     all.host_tier_hit_tokens += s.host_tier_hit_tokens;
     all.host_tier_failures += s.host_tier_failures;
   }
-  std::printf("%llu steps, %llu plans, %llu preemptions, %llu tokens recomputed, %llu hit, %llu from the host (%llu "
-              "damaged pages), %llu pages evicted, %llu deduplicated, %llu copied\n",
-              All(all.steps), All(all.plans), All(all.preemptions), All(all.recomputed_tokens),
-              All(all.prefix_hit_tokens), All(all.host_tier_hit_tokens), All(all.host_tier_failures),
-              All(all.evictions), All(all.dedup_pages), All(all.copied_pages));
+  std::printf(
+      "%llu steps, %llu plans, %llu preemptions, %llu tokens recomputed, %llu hit, %llu from the host (%llu "
+      "damaged pages), %llu pages evicted, %llu deduplicated, %llu copied\n",
+      All(all.steps), All(all.plans), All(all.preemptions), All(all.recomputed_tokens), All(all.prefix_hit_tokens),
+      All(all.host_tier_hit_tokens), All(all.host_tier_failures), All(all.evictions), All(all.dedup_pages),
+      All(all.copied_pages));
   EXPECT_LT(all.plans, all.steps);
   EXPECT_GT(all.preemptions, 500u);
   EXPECT_GT(all.recomputed_tokens, 500u);

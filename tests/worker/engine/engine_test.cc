@@ -279,6 +279,28 @@ TEST(Engine, ClientsOfManyThreadsGetTheirOwnTokens) {
   EXPECT_EQ(engine->Snapshot().held_pages, 0);
 }
 
+TEST(Engine, AnArrivalDoesNotWaitForTheEndOfARunOfDecodeSteps) {
+  Gate gate;
+  FakeRunnerOptions o;
+  o.max_model_len = 4096;
+  o.num_pages = 512;
+  o.before_step = [&gate](const worker::StepBatch&) { return gate.Pass(); };
+  FakeRunner runner(o);
+  EngineOptions options;
+  options.num_scheduler_steps = 1 << 30;
+  auto engine = MustCreate(options, &runner);
+  Reader endless, brief;
+  ASSERT_OK(engine->Submit(For(&endless, Greedy(Prompt(4, 1), 3900))));
+  gate.WaitForStep();
+  ASSERT_OK(engine->Submit(For(&brief, Greedy(Prompt(4, 2), 5))));
+  gate.Open();
+  EXPECT_OK(brief.WaitForEnd().status);
+  EXPECT_EQ(brief.tokens(), runner.Greedy(Prompt(4, 2), 5));
+  endless.stream()->Cancel(Clock::Real()->Now());
+  engine->Wake();
+  EXPECT_FALSE(endless.WaitForEnd().status.ok() && endless.tokens().size() < 3900);
+}
+
 TEST(Engine, StreamsMayBeCancelledAndDroppedWhileTheEngineIsDestroyed) {
   for (int round = 0; round < 30; ++round) {
     FakeRunner runner({});
