@@ -88,7 +88,7 @@ class Engine::Impl {
  private:
   void Run() {
     while (!stopping_.load(std::memory_order_acquire)) {
-      attention_.store(false, std::memory_order_release);  // before looking: what comes later sets it again
+      attention_.exchange(false, std::memory_order_acq_rel);  // before looking: what comes later sets it again
       TakeArrivals();
       const bool has_work = core_->Prepare();
       Publish();
