@@ -129,7 +129,7 @@ TEST(EngineSharing, NobodyWaitsForAProducerThatIsCancelledOrPreempted) {
     one->stream->Cancel();
     h.RunToEnd();
     EXPECT_EQ(two->tokens, h.runner.Greedy(Prompt(200, 1), 6)) << at;
-    EXPECT_LE(rows.prefill, 201);
+    EXPECT_LE(rows.prefill, 204) << "the prompt once, and the second one's last page";
   }
 }
 
@@ -185,7 +185,7 @@ TEST(EngineSharing, APromptWhoseTokensAreJudgedComputesThemAll) {
 
 TEST(EngineSharing, APreemptedSequenceFindsItsOwnPagesAgain) {
   Rows rows;
-  FakeRunnerOptions o = Counting(&rows, 64);
+  FakeRunnerOptions o = Counting(&rows, 58);
   EngineOptions options;
   options.promise = worker::AdmissionPromise::kTokens;
   CoreHarness h(o, options);
@@ -216,6 +216,7 @@ TEST(EngineHostTier, WhatWasEvictedComesBackInsteadOfBeingComputed) {
     return client->end->cached_prompt_tokens;
   };
   serve(1);
+  serve(1);  // what nobody asks for again is not kept
   serve(2);  // 22 of 32 pages each: pushes the first one out
   EXPECT_GT(h.core->stats().host_tier_pages, 0);
   rows = {};
@@ -240,7 +241,7 @@ TEST(EngineHostTier, DamagedRecordsAreComputedAgain) {
     EngineOptions options;
     options.host_restore = HostRestore::kAlways;
     CoreHarness h(o, options);
-    for (const int salt : {1, 2, 1, 2, 1}) {
+    for (const int salt : {1, 1, 2, 2, 1, 2, 1}) {
       auto client = h.Submit(Greedy(Prompt(80, salt), 8));
       h.RunToEnd();
       ASSERT_EQ(client->tokens, h.runner.Greedy(Prompt(80, salt), 8)) << damaged;
@@ -268,14 +269,14 @@ TEST(EngineHostTier, IsNotAskedWhenComputingIsFaster) {
     CoreHarness h(o);
     clock = &h.clock;
     for (int i = 0; i < 20; ++i) {
-      h.Submit(Greedy(Prompt(80, i % 2), 8));
+      h.Submit(Greedy(Prompt(80, i / 2 % 2), 8));
       h.RunToEnd();
     }
     const uint64_t restored = h.core->stats().host_tier_hit_tokens;
     if (restoring_is_slow) {
-      EXPECT_LE(restored, 2u * 80) << "the first ones measured it";
+      EXPECT_LE(restored, 80u) << "the first one measured it";
     } else {
-      EXPECT_GE(restored, 10u * 40);
+      EXPECT_GE(restored, 200u);
     }
   }
 }
@@ -293,10 +294,8 @@ TEST(EngineHostTier, AFailedMoveIsALostDevice) {
   for (const bool at_match : {true, false}) {
     lost = false;
     CoreHarness h(o, options);
-    h.Submit(Greedy(Prompt(80, 1), 8));
-    h.RunToEnd();
-    if (at_match) {
-      h.Submit(Greedy(Prompt(80, 2), 8));
+    for (const int salt : {1, 1, at_match ? 2 : 1}) {
+      h.Submit(Greedy(Prompt(80, salt), 8));
       h.RunToEnd();
     }
     lost = true;

@@ -122,6 +122,7 @@ TEST(Engine, StreamsWhatTheModelSays) {
   EXPECT_EQ(reader.tokens(), runner.Greedy(Prompt(9, 1), 25));
   EXPECT_EQ(engine->Snapshot().held_pages, 0) << "whoever sees the end sees the pages free";
   EXPECT_EQ(engine->Snapshot().running, 0);
+  EXPECT_EQ(engine->FlushCache(), 2) << "33 tokens were computed: two full pages of 16";
   EXPECT_EQ(engine->FlushCache(), 0);
 }
 
