@@ -64,7 +64,7 @@ WaitingId AdmissionQueue::Add(const WaitingEntry& entry) {
     slot = unused_.back();
     unused_.pop_back();
   }
-  At(slot) = Slot{entry, ++num_added_, 0, -1, true};
+  At(slot) = Slot{entry, ++num_added_, -1, true};
   counters_->AddWaiting(entry.tenant);
   std::unique_ptr<Class>& owner = classes_[entry.priority];
   if (owner == nullptr) owner = std::make_unique<Class>();
@@ -136,10 +136,10 @@ void AdmissionQueue::EndRound() {
   CHECK(in_round_);
   in_round_ = false;
   for (Lane* lane : set_back_) {
-    lane->owner->order.erase(lane);
+    auto node = lane->owner->order.extract(lane);
     lane->set_back = 0;
     lane->counter = counters_->counter(lane->tenant);
-    lane->owner->order.insert(lane);
+    lane->owner->order.insert(std::move(node));
   }
   set_back_.clear();
   for (const Look& look : looks_) {
@@ -148,7 +148,7 @@ void AdmissionQueue::EndRound() {
     if (look.taken) {
       DropIfEmpty(s.entry.priority);
     } else if (look.considered > 0 && look.considered < last_taken_) {
-      ++s.times_passed;
+      ++s.entry.times_passed;
     }
   }
   looks_.clear();
@@ -171,7 +171,7 @@ std::optional<WaitingId> AdmissionQueue::Next(int32_t free_pages, NeedOf need) {
         break;
       }
       if (first->need.pages <= free_pages) return Take(LongestPrefix(lane, first, free_pages, need));
-      if (At(first->slot).times_passed >= limits_.max_passed) {
+      if (At(first->slot).entry.times_passed >= limits_.max_passed) {
         closed_ = true;  // the pages that come free gather for it
         break;
       }
@@ -251,7 +251,7 @@ AdmissionQueue::Look* AdmissionQueue::LongestPrefix(Lane* lane, Look* first, int
     if (look == nullptr) break;
     if (look->skipped) continue;
     if (look->need.pages <= free_pages && look->need.cached_tokens > best->need.cached_tokens) best = look;
-    if (At(look->slot).times_passed >= limits_.max_prefix_passed) break;
+    if (At(look->slot).entry.times_passed >= limits_.max_prefix_passed) break;
   }
   if (best == first) return first;
   for (auto place = lane->places.find(PlaceOf(first->slot)); place->slot != best->slot; ++place) {
@@ -269,7 +269,7 @@ WaitingId AdmissionQueue::Take(Look* look) {
   return WaitingId{slot};
 }
 
-int32_t AdmissionQueue::times_passed(WaitingId id) const { return slots_[static_cast<size_t>(id)].times_passed; }
+int32_t AdmissionQueue::times_passed(WaitingId id) const { return slots_[static_cast<size_t>(id)].entry.times_passed; }
 
 std::string AdmissionQueue::CheckInvariants() const {
   int32_t found = 0;

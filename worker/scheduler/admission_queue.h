@@ -54,6 +54,9 @@ struct WaitingEntry {
   absl::Time arrival;
   absl::Time deadline = absl::InfiniteFuture();
   bool preempted = false;  // it has run before
+  // So far: not 0 for one that Next returned and that could not join after all (times_passed(id) tells until the next
+  // Add); so it keeps its claim not to be passed for ever.
+  int32_t times_passed = 0;
 };
 
 // What a sequence needs to join.
@@ -86,8 +89,7 @@ class AdmissionQueue {
   struct Slot {
     WaitingEntry entry;
     uint64_t number = 0;  // of its Add
-    int32_t times_passed = 0;
-    int32_t look = -1;  // in looks_, within a round
+    int32_t look = -1;    // in looks_, within a round
     bool open = false;
   };
   // Place in a lane or among the preempted: by key, then number.

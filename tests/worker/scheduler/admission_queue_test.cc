@@ -29,7 +29,7 @@ class Waiting {
   };
   void Add(const std::string& name, const std::string& tenant, const Options& o) {
     now += absl::Seconds(1);
-    const WaitingEntry entry = {counters.Acquire(tenant), o.priority, now, now + o.deadline, o.preempted};
+    const WaitingEntry entry = {counters.Acquire(tenant), o.priority, now, now + o.deadline, o.preempted, 0};
     const WaitingId id = queue.Add(entry);
     ASSERT_EQ(names.count(id), 0u);
     names[id] = name;
@@ -154,6 +154,21 @@ TEST(AdmissionQueue, ASmallOneMayPassABigOneAFewTimes) {
   EXPECT_EQ(w.Round(5), "") << "now it is its turn";
   EXPECT_EQ(w.Round(12), "BIG");
   EXPECT_EQ(w.Round(12), "c");
+}
+
+TEST(AdmissionQueue, OneThatCouldNotJoinAfterAllKeepsItsClaim) {
+  AdmissionLimits limits;
+  limits.max_passed = 1;
+  Waiting w(limits);
+  w.Add("BIG", "t", {.pages = 10});
+  for (const char* n : {"a", "b"}) w.Add(n, "t", {.pages = 3});
+  EXPECT_EQ(w.Round(5), "a");
+  const WaitingId big = w.Find("BIG");
+  const WaitingEntry again = {w.tenants.at(big), 0, kStart, absl::InfiniteFuture(), false, w.queue.times_passed(big)};
+  w.queue.Remove(big);
+  ASSERT_EQ(w.queue.Add(again), big);
+  EXPECT_EQ(w.Round(5), "") << "it has been passed as often as may be";
+  EXPECT_EQ(w.Round(15), "BIGb");
 }
 
 TEST(AdmissionQueue, ABigOneOfOneTenantLetsTheOthersGoFirst) {
