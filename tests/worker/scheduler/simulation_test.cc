@@ -114,6 +114,24 @@ TEST(Simulation, EverybodyFinishesInATinyPoolAndIsPreemptedTwiceAtMost) {
   EXPECT_LT(preemptions, steps / 100);
 }
 
+TEST(Simulation, PromisesThatAreAlwaysTooSmallCostTimeAndNothingElse) {
+  uint64_t preempted_twice = 0;
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    SCOPED_TRACE(seed);
+    SimOptions options;
+    options.num_pages = 63 + static_cast<int32_t>(seed);
+    options.promise_nothing = true;
+    SimulatedEngine engine(options, Crowd(seed, 200));
+    engine.Run();
+    ASSERT_TRUE(engine.all_ended()) << "after " << engine.steps() << " steps";
+    for (const SimResult& r : engine.results()) {
+      ASSERT_LE(r.preemptions, kMaxPreemptions);
+      preempted_twice += r.preemptions == kMaxPreemptions ? 1 : 0;
+    }
+  }
+  EXPECT_GT(preempted_twice, 10u) << "or the test shows nothing";
+}
+
 TEST(Simulation, PreemptionsBecomeRareAndMoreRunAtOnceThanByTheWorstCase) {
   SimOptions options;
   options.num_pages = 400;
