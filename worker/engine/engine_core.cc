@@ -75,14 +75,12 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
                runner->info().page_tokens),
       waiting_(&tenants_),
       last_look_(clock->Now()),
-      page_uses_(static_cast<size_t>(runner->info().num_pages), 0) {
+      victims_(options.max_num_seqs, runner->info().num_pages) {
   const auto sequences = static_cast<size_t>(options.max_num_seqs);
   running_.reserve(sequences);
   views_.reserve(sequences);
   plan_.reserve(sequences);
   rows_.reserve(sequences);
-  victims_.reserve(sequences);
-  victim_index_.reserve(sequences);
   planned_.reserve(sequences);
 }
 

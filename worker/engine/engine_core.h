@@ -10,8 +10,8 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -22,10 +22,11 @@
 #include "worker/engine/engine.h"
 #include "worker/engine/sequence.h"
 #include "worker/engine/sequence_pages.h"
+#include "worker/engine/verdict.h"
+#include "worker/engine/victims.h"
 #include "worker/engine/waiting_sequences.h"
 #include "worker/model_runner.h"
 #include "worker/scheduler/output_predictor.h"
-#include "worker/scheduler/reservation.h"
 #include "worker/scheduler/row_planner.h"
 #include "worker/scheduler/step_batch.h"
 #include "worker/scheduler/step_time_model.h"
@@ -62,11 +63,10 @@ class EngineCore {
   void DeliverEnds();
   // Ends every open sequence with `status`.
   void FailAll(const absl::Status& status);
-  int32_t Flush();
+  int32_t Flush();  // as KvStore
 
   EngineStats stats() const;
-  // Sequences that left the queue for the first time so far, by admission or by ending.
-  uint64_t num_left_queue() const { return num_left_queue_; }
+  uint64_t num_left_queue() const { return num_left_queue_; }  // once per sequence, by admission or by ending
   bool lost_device() const { return stats_.lost_device; }
   bool idle() const { return waiting_.empty() && running_.empty(); }
   // "" or the first violated invariant with its values; the second, of an idle engine.
@@ -74,10 +74,6 @@ class EngineCore {
   std::string CheckIdle() const;
 
  private:
-  struct Verdict {
-    FinishCause cause;
-    absl::Status status;
-  };
   // A sequence's part of the step under way.
   struct Planned {
     Sequence* sequence;
@@ -85,17 +81,13 @@ class EngineCore {
     int32_t num_judged;  // outputs that judge prompt tokens; they come before the drawn one
     bool draws;
   };
-  struct Ended {
-    std::shared_ptr<TokenStream> stream;
-    SequenceEnd end;
-  };
+  using Ended = std::pair<std::shared_ptr<TokenStream>, SequenceEnd>;
 
   EngineCore(const EngineOptions& options, int max_model_len, ModelRunner* runner, const Clock* clock,
              EngineObserver* observer);
 
   // engine_core_admit.cc: who ends, who joins.
   void Reap(absl::Time now);
-  std::optional<Verdict> Judge(Sequence* sequence, absl::Time now) const;
   void Admit(absl::Time now);
   int32_t PromisedPages(const Sequence& sequence) const;
   AdmissionNeed NeedOf(Sequence* sequence, int32_t free_pages);
@@ -106,7 +98,6 @@ class EngineCore {
   void ReserveRows();
   void ReserveFor(size_t index);
   void UnblockRows();
-  int32_t Victim(size_t asking);
   void Preempt(size_t index);
   bool BuildBatch();
   void AddToBatch(Sequence* sequence, int32_t num_rows);
@@ -117,7 +108,6 @@ class EngineCore {
   void AbsorbSequence(const Planned& planned, size_t first_output, absl::Time now);
   bool CountRows(Sequence* sequence, int32_t num_rows);
   void AppendToken(Sequence* sequence, const kernels::SampleResult& output, absl::Time now);
-  bool EndsGeneration(const Sequence& sequence, int32_t token) const;
   void DropFinished();
   // engine_core_end.cc. Frees everything the sequence holds and queues its end; the caller drops it.
   void End(Sequence* sequence, Verdict verdict, int32_t stop_token = -1);
@@ -148,15 +138,14 @@ class EngineCore {
   DecodeRate decode_rate_;
   EngineStats stats_;
 
-  // Scratch, kept from step to step.
+  // Of the plan under way; kept from step to step.
+  Victims victims_;
   int32_t time_limit_ = 0;         // rows of the step by the step-time model
   bool claimant_stopped_ = false;  // somebody may wait for a sequence that does not advance in this step
-  bool decodes_only_ = false;      // every sequence that is not paused decodes in this step
+  bool decodes_only_ = false;      // every sequence that is not paused decodes
   std::vector<RowView> views_;     // of running_
-  std::vector<int32_t> plan_;      // rows by the planner
-  std::vector<int32_t> rows_;      // what came of it
-  std::vector<VictimView> victims_;
-  std::vector<int32_t> victim_index_, page_uses_;
+  std::vector<int32_t> plan_;      // rows by the planner,
+  std::vector<int32_t> rows_;      // and what came of them
   std::vector<Planned> planned_;
   int64_t step_context_ = 0;  // as StepTimeModel
   StepResult result_;

@@ -103,7 +103,7 @@ void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, a
   } else {
     s->request.stream->PushToken(token, nullptr);
   }
-  if (may_end && EndsGeneration(*s, token)) {
+  if (may_end && EndsGeneration(*s, token, options_)) {
     End(s, {FinishCause::kEos, absl::OkStatus()});
   } else if (may_end && std::find(s->request.stop_tokens.begin(), s->request.stop_tokens.end(), token) !=
                             s->request.stop_tokens.end()) {
@@ -111,11 +111,6 @@ void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, a
   } else if (s->num_tokens() == s->limit_tokens) {
     End(s, {s->at_limit, absl::OkStatus()});
   }
-}
-
-bool EngineCore::EndsGeneration(const Sequence& s, int32_t token) const {
-  return !s.request.ignore_eos &&
-         std::binary_search(options_.end_of_generation.begin(), options_.end_of_generation.end(), token);
 }
 
 // Drops the sequences that ended in this step, and ends those that have nothing to generate and nothing left to judge.

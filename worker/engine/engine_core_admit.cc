@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "worker/engine/engine_core.h"
 
 namespace dunlin::worker {
@@ -28,32 +27,12 @@ int32_t EngineCore::PromisedPages(const Sequence& s) const {
   return ReservePages(input, predictor_, pages_.page_tokens());
 }
 
-std::optional<EngineCore::Verdict> EngineCore::Judge(Sequence* s, absl::Time now) const {
-  if (s->request.stream->cancelled()) return Verdict{FinishCause::kCancelled, absl::CancelledError("cancelled")};
-  if (now >= s->request.deadline) {
-    return Verdict{FinishCause::kError, absl::DeadlineExceededError(absl::StrCat(
-                                            "the deadline passed after ", s->num_generated(), " generated tokens"))};
-  }
-  if (now - s->arrival >= s->request.max_time) return Verdict{FinishCause::kMaxTime, absl::OkStatus()};
-  const bool slow = s->request.stream->unread_bytes() > options_.max_unread_bytes;
-  if (slow && !s->paused) s->paused_since = now;
-  s->paused = slow;
-  if (slow && now - s->paused_since >= options_.reader_stall_limit) {
-    return Verdict{FinishCause::kError,
-                   absl::ResourceExhaustedError(absl::StrCat(
-                       "the reader took nothing for ", absl::FormatDuration(now - s->paused_since), " with ",
-                       s->request.stream->unread_bytes(), " bytes unread (limits: ",
-                       absl::FormatDuration(options_.reader_stall_limit), ", ", options_.max_unread_bytes, " bytes)"))};
-  }
-  return std::nullopt;
-}
-
 void EngineCore::Reap(absl::Time now) {
   next_due_ = waiting_.EndIf(
-      now, [&](Sequence* s) { return Judge(s, now); },
+      now, [&](Sequence* s) { return Judge(s, now, options_); },
       [&](Sequence* s, Verdict verdict) { End(s, std::move(verdict)); });
   std::erase_if(running_, [&](const std::unique_ptr<Sequence>& s) {
-    std::optional<Verdict> verdict = Judge(s.get(), now);
+    std::optional<Verdict> verdict = Judge(s.get(), now, options_);
     next_due_ = std::min(next_due_, s->due());
     if (!verdict.has_value()) return false;
     End(s.get(), *std::move(verdict));

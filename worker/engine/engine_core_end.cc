@@ -54,7 +54,7 @@ void EngineCore::End(Sequence* s, Verdict verdict, int32_t stop_token) {
   end.cached_prompt_tokens = static_cast<uint32_t>(s->cached_prompt_tokens);
   end.completion_tokens = static_cast<uint32_t>(s->num_generated());
   end.timing = TimingOf(*s, now);
-  ended_.push_back({s->request.stream, std::move(end)});
+  ended_.emplace_back(s->request.stream, std::move(end));
 }
 
 void EngineCore::FailAll(const absl::Status& status) {
@@ -70,7 +70,7 @@ void EngineCore::LoseDevice(const absl::Status& status) {
 }
 
 void EngineCore::DeliverEnds() {
-  for (Ended& e : ended_) e.stream->PushEnd(std::move(e.end));
+  for (auto& [stream, end] : ended_) stream->PushEnd(std::move(end));
   ended_.clear();
 }
 

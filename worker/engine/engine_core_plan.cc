@@ -103,7 +103,7 @@ void EngineCore::ReserveFor(size_t i) {
         rows_[i] = 0;
         return;
       case kv::ReserveOutcome::kFull:
-        const int32_t victim = Victim(i);
+        const int32_t victim = victims_.Choose(running_, i, pages_);
         if (victim < 0) {
           rows_[i] = 0;
           return;
@@ -112,40 +112,6 @@ void EngineCore::ReserveFor(size_t i) {
         if (running_[i] == nullptr) return;
     }
   }
-}
-
-// Who gives way to running_[asking]; -1 when nobody can.
-int32_t EngineCore::Victim(size_t asking) {
-  victims_.clear();
-  victim_index_.clear();
-  int32_t asking_view = -1;
-  const auto add_uses = [this](int32_t by) {
-    for (const auto& s : running_) {
-      if (s == nullptr) continue;
-      for (const int32_t page : pages_.TableOf(*s)) page_uses_[static_cast<size_t>(page)] += by;
-    }
-  };
-  add_uses(1);
-  for (size_t i = 0; i < running_.size(); ++i) {
-    if (running_[i] == nullptr) continue;
-    const Sequence& s = *running_[i];
-    const std::span<const int32_t> table = pages_.TableOf(s);
-    const auto own = static_cast<int32_t>(std::count_if(
-        table.begin(), table.end(), [this](int32_t page) { return page_uses_[static_cast<size_t>(page)] == 1; }));
-    VictimView v;
-    v.priority = s.request.priority;
-    v.age_rank = s.number;
-    v.preemptions = s.preemptions;
-    v.recompute_tokens = std::min(own * pages_.page_tokens(), s.num_computed);
-    v.freed_pages = own + s.outstanding_pages;
-    v.paused = s.paused;
-    if (i == asking) asking_view = static_cast<int32_t>(victims_.size());
-    victims_.push_back(v);
-    victim_index_.push_back(static_cast<int32_t>(i));
-  }
-  add_uses(-1);
-  const int32_t chosen = ChooseVictim(victims_, asking_view);
-  return chosen < 0 ? -1 : victim_index_[static_cast<size_t>(chosen)];
 }
 
 // Its full pages are published already, so they stay cached for its return unless somebody needs them.

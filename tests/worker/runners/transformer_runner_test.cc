@@ -164,6 +164,35 @@ TEST_F(TransformerRunnerTest, ACopiedPageIsAsGoodAsTheOriginal) {
   EXPECT_EQ(copied.outputs[0].top_logprobs, original.outputs[0].top_logprobs);
 }
 
+TEST_F(TransformerRunnerTest, APageComesBackFromTheHostTierAsItWas) {
+  for (const std::string& directory : {std::string(), ::testing::TempDir()}) {
+    RunnerOptions options = options_;
+    options.swap_bytes = 1 << 20;
+    options.swap_directory = directory;
+    options.measure_bandwidth = true;
+    ASSERT_OK_AND_ASSIGN(const auto runner, CreateCpuRunner(*file_, options));
+    const RunnerInfo& info = runner->info();
+    EXPECT_GT(info.host_slots, 2);
+    EXPECT_LE(static_cast<uint64_t>(info.host_slots) * (info.page_bytes + 64), options.swap_bytes);
+    EXPECT_GT(info.host_bandwidth_bytes_per_second, 0.0);
+    StepResult original, restored;
+    ASSERT_OK(runner->Step(Batch(1, 20, 0), &original));
+    StepBatch next = Batch(1, 1, 20);
+    ASSERT_OK(runner->Step(next, &original));
+    using Kind = kv::PageMove::Kind;
+    // Page 0 goes, is overwritten and comes back elsewhere; slot 2 was never written.
+    const std::vector<kv::PageMove> moves = {
+        {Kind::kSave, 0, 1}, {Kind::kCopy, 9, 0}, {Kind::kRestore, 1, 30}, {Kind::kRestore, 2, 29}};
+    std::vector<int32_t> failed;
+    ASSERT_OK(runner->MovePages(moves, &failed));
+    EXPECT_EQ(failed, std::vector<int32_t>{29});
+    next.page_ids[0] = 30;
+    ASSERT_OK(runner->Step(next, &restored));
+    EXPECT_EQ(restored.outputs[0].token, original.outputs[0].token);
+    EXPECT_EQ(restored.outputs[0].top_logprobs, original.outputs[0].top_logprobs);
+  }
+}
+
 TEST_F(TransformerRunnerTest, ImpossibleOptionsAreRefusedByName) {
   const auto refused = [this](RunnerOptions options) { return CreateCpuRunner(*file_, options).status(); };
   RunnerOptions o = options_;
@@ -178,6 +207,9 @@ TEST_F(TransformerRunnerTest, ImpossibleOptionsAreRefusedByName) {
   o = options_;
   o.kv_bytes = 1000;
   EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("would fit")));
+  o = options_;
+  o.swap_bytes = 100;
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--swap-space-bytes 100")));
   o = options_;
   o.memory_utilization = std::nan("");
   EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--gpu-memory-utilization")));
