@@ -103,7 +103,8 @@ void EngineCore::Start(Sequence* s, absl::Time now) {
   s->tokens.reserve(static_cast<size_t>(s->limit_tokens));
   s->cached_prompt_tokens = s->num_computed;
   tenants_.ChargeInput(s->tenant, s->prompt_tokens - s->num_computed, s->num_computed);
-  if (s->may_share()) stats_.prefix_query_tokens += static_cast<uint64_t>(s->prompt_tokens);
+  const bool asked = options_.enable_prefix_caching && s->may_share();
+  if (asked) stats_.prefix_query_tokens += static_cast<uint64_t>(s->prompt_tokens);
   stats_.prefix_hit_tokens += static_cast<uint64_t>(s->num_computed);
   r.stream->PushScheduled(static_cast<uint32_t>(s->cached_prompt_tokens));
   if (observer_ != nullptr) observer_->OnScheduled(now - s->arrival);

@@ -94,7 +94,7 @@ void EngineCore::ReserveFor(size_t i) {
   if (running_[i] == nullptr || rows_[i] == 0) return;
   Sequence* const s = running_[i].get();
   for (;;) {
-    const int32_t rows = std::clamp(pages_.AffordableRows(*s), 1, rows_[i]);
+    const int32_t rows = rows_[i] == 1 ? 1 : std::clamp(pages_.AffordableRows(*s), 1, rows_[i]);
     switch (pages_.Grow(s, rows)) {
       case kv::ReserveOutcome::kGranted:
         rows_[i] = rows;

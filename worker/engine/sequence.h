@@ -32,6 +32,7 @@ struct Sequence {
   kv::PrefixHint hint;               // what a waiting one would find
   uint64_t next_try_step = 0;        // not to be opened on the strength of its hint before
   std::optional<kv::SequenceId> kv;  // while it runs
+  int32_t num_pages = 0;             // in its table
   int32_t promised_pages = 0;        // it gets so many for sure
   int32_t outstanding_pages = 0;     // of them, not yet taken
   int32_t num_computed = 0;          // of tokens, in the pages

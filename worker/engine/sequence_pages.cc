@@ -38,11 +38,11 @@ SequencePages::SequencePages(const EngineOptions& options, int max_model_len, Mo
 }
 
 void SequencePages::Account(Sequence* s) {
-  const int32_t table = s->kv.has_value() ? static_cast<int32_t>(TableOf(*s).size()) : 0;
-  const int32_t outstanding = s->kv.has_value() ? std::max(0, s->promised_pages - table) : 0;
+  s->num_pages = s->kv.has_value() ? static_cast<int32_t>(TableOf(*s).size()) : 0;
+  const int32_t outstanding = s->kv.has_value() ? std::max(0, s->promised_pages - s->num_pages) : 0;
   reserved_ += outstanding - s->outstanding_pages;
   s->outstanding_pages = outstanding;
-  s->pages_peak = std::max(s->pages_peak, table);
+  s->pages_peak = std::max(s->pages_peak, s->num_pages);
 }
 
 int32_t SequencePages::CachedTokens(Sequence* s) const {
@@ -106,13 +106,11 @@ bool SequencePages::Claim(const Sequence& s, int32_t num_rows) {
 }
 
 int32_t SequencePages::AffordableRows(const Sequence& s) const {
-  const auto table = static_cast<int32_t>(TableOf(s).size());
-  return (table + s.outstanding_pages + std::max(0, spare())) * page_tokens_ - s.num_computed;
+  return (s.num_pages + s.outstanding_pages + std::max(0, spare())) * page_tokens_ - s.num_computed;
 }
 
 int32_t SequencePages::PagesBeyond(const Sequence& s, int32_t num_rows) const {
-  const auto table = static_cast<int32_t>(TableOf(s).size());
-  return std::max(0, PagesFor(s.num_computed + num_rows) - table - s.outstanding_pages);
+  return std::max(0, PagesFor(s.num_computed + num_rows) - s.num_pages - s.outstanding_pages);
 }
 
 kv::ReserveOutcome SequencePages::Grow(Sequence* s, int32_t num_rows) {
@@ -165,6 +163,7 @@ std::string SequencePages::CheckInvariants(std::span<const std::unique_ptr<Seque
   int64_t outstanding = 0;
   for (const auto& s : running) {
     const auto table = static_cast<int32_t>(TableOf(*s).size());
+    if (s->num_pages != table) return absl::StrCat("pages: ", s->num_pages, " counted, ", table, " in the table");
     if (s->outstanding_pages != std::max(0, s->promised_pages - table)) {
       return absl::StrCat("promise: ", s->outstanding_pages, " pages outstanding of ", s->promised_pages, ", has ",
                           table);
