@@ -15,7 +15,7 @@ constexpr double kFirstTail = 0.05, kLeastTail = 1.0 / 1024, kMostTail = 0.3;
 // The tail doubles in 2,000 steps without a preemption and halves with one: in balance at one in 2,000 steps.
 constexpr double kGrowth = 1.000346633;
 
-int Log2(int32_t n) { return std::bit_width(static_cast<uint32_t>(n)) - 1; }
+int Log2(int32_t n) { return static_cast<int>(std::bit_width(static_cast<uint32_t>(n))) - 1; }
 
 // Four bins per octave, split evenly; [1], [2], [3] are bins of their own.
 int BinOf(int32_t length) {
