@@ -9,6 +9,7 @@
 #ifndef DUNLIN_WORKER_METRICS_H_
 #define DUNLIN_WORKER_METRICS_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -31,6 +32,8 @@ class WorkerMetrics final : public EngineObserver {
     std::string quantization;
     std::string kv_cache_dtype;
     double memory_utilization = 0;  // as configured
+    bool prefix_caching = true;
+    uint64_t host_tier_bytes = 0;  // as configured
     RunnerInfo runner;
     std::string bind_address;  // host:port, port 0 = any free one; "" = no listener
   };

@@ -1,11 +1,7 @@
 #include "worker/worker_process.h"
 
-#include <unistd.h>
-
-#include <cerrno>
+#include <algorithm>
 #include <climits>
-#include <cstdio>
-#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -23,6 +19,29 @@
 
 namespace dunlin::worker {
 namespace {
+
+// Events kept for a gateway between two of its looks: a second's worth many times over.
+constexpr size_t kMaxCacheEvents = size_t{1} << 16;
+
+// Hears the engine for the metrics and the log of the cache.
+class Observers final : public EngineObserver {
+ public:
+  Observers(WorkerMetrics* metrics, CacheEventLog* cache_events) : metrics_(metrics), cache_events_(cache_events) {}
+  void OnStep(int prefill_rows, int decode_rows, const StepResult& result, absl::Duration wall) override {
+    metrics_->OnStep(prefill_rows, decode_rows, result, wall);
+  }
+  void OnScheduled(absl::Duration queue_time) override { metrics_->OnScheduled(queue_time); }
+  void OnFirstToken(absl::Duration ttft) override { metrics_->OnFirstToken(ttft); }
+  void OnInterTokenLatency(absl::Duration itl) override { metrics_->OnInterTokenLatency(itl); }
+  void OnCancelToFree(absl::Duration cancel_to_free) override { metrics_->OnCancelToFree(cancel_to_free); }
+  void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) override {
+    cache_events_->Append(added, removed);
+  }
+
+ private:
+  WorkerMetrics* const metrics_;
+  CacheEventLog* const cache_events_;
+};
 
 absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& config,
                                                 const ProgressCallback& progress) {
@@ -128,8 +147,11 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   engine_options.max_num_seqs = static_cast<int>(config.max_num_seqs());
   engine_options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
   engine_options.end_of_generation = process->loaded_.end_of_generation;
+  process->cache_events_ =
+      std::make_unique<CacheEventLog>(kMaxCacheEvents, static_cast<size_t>(std::max(runner.num_pages, 0)));
+  process->observer_ = std::make_unique<Observers>(process->metrics_.get(), process->cache_events_.get());
   ASSIGN_OR_RETURN(process->engine_,
-                   Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->metrics_.get()));
+                   Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->observer_.get()));
   Engine* const engine = process->engine_.get();
   WorkerMetrics* const metrics = process->metrics_.get();
   metrics->SetSnapshot([engine] { return engine->Snapshot(); });
@@ -137,6 +159,7 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   ServingEngine serving;
   serving.engine = engine;
   serving.clock = clock;
+  serving.cache_events = process->cache_events_.get();
   serving.runner = runner;
   serving.info = MakeInfo(config, process->loaded_);
   serving.bandwidth_bytes_per_second = [metrics] { return metrics->bandwidth_bytes_per_second(); };
