@@ -95,7 +95,8 @@ TEST(Tenants, ATrustedProxyNamesItsClientsWithinItsKey) {
   }
   const std::string longest(limits::kMaxNameBytes, 'x');
   EXPECT_OK(Identify(tenants, {"Bearer one"}, {longest}));
-  EXPECT_THAT(Identify(tenants, {"Bearer one"}, {longest + "x"}), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("x-dunlin-tenant")));
+  EXPECT_THAT(Identify(tenants, {"Bearer one"}, {longest + "x"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("x-dunlin-tenant")));
 }
 
 TEST(Tenants, PrioritiesAreWholeNumbersOfASmallRange) {
