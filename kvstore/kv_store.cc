@@ -1,5 +1,6 @@
 #include "kvstore/kv_store.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -21,7 +22,7 @@ class PagedKvStore final : public KvStore {
     for (int32_t i = options.max_sequences - 1; i >= 0; --i) free_slots_.push_back(i);
   }
 
-  SequenceId Match(absl::string_view, std::span<const int32_t> tokens, bool, int32_t* matched_tokens) override {
+  MatchResult Match(absl::string_view, std::span<const int32_t> tokens, const MatchOptions&) override {
     CHECK(!free_slots_.empty()) << "more than " << options_.max_sequences << " open sequences";
     CHECK(!tokens.empty());
     const int32_t index = free_slots_.back();
@@ -30,12 +31,16 @@ class PagedKvStore final : public KvStore {
     slot.open = true;
     slot.published_tokens = 0;
     slot.table.Open(options_.max_pages_per_sequence);
-    *matched_tokens = 0;
-    return static_cast<SequenceId>(index);
+    MatchResult result{};
+    result.sequence = static_cast<SequenceId>(index);
+    return result;
   }
 
-  ReserveOutcome Reserve(SequenceId seq, int32_t num_tokens) override {
-    CHECK_GE(num_tokens, 0);
+  void Peek(absl::string_view, std::span<const int32_t>, PrefixHint* hint) const override { *hint = PrefixHint(); }
+
+  ReserveOutcome Reserve(SequenceId seq, int32_t computed, int32_t num_tokens) override {
+    CHECK_GE(computed, 0);
+    CHECK_GE(num_tokens, computed);
     const int32_t pages = num_tokens / options_.page_tokens + (num_tokens % options_.page_tokens != 0 ? 1 : 0);
     return OpenSlot(seq).table.Grow(&pool_, pages) ? ReserveOutcome::kGranted : ReserveOutcome::kFull;
   }
@@ -55,6 +60,28 @@ class PagedKvStore final : public KvStore {
     slot.open = false;
     free_slots_.push_back(static_cast<int32_t>(seq));
   }
+
+  SequenceId Fork(SequenceId) override {
+    CHECK(false) << "pages are not shared yet";
+    return SequenceId{-1};
+  }
+  void Truncate(SequenceId seq, int32_t num_tokens) override {
+    Slot& slot = OpenSlot(seq);
+    slot.table.Shrink(num_tokens / options_.page_tokens + (num_tokens % options_.page_tokens != 0 ? 1 : 0));
+    slot.published_tokens = std::min(slot.published_tokens, num_tokens);
+  }
+  bool Claim(SequenceId seq, int32_t, std::span<const int32_t>) override { return OpenSlot(seq).open; }
+  int32_t Adopt(SequenceId, int32_t computed, std::span<const int32_t>) override { return computed; }
+  void EndStep() override {}
+  void FailStep() override {}
+  int32_t Absolve() override { return pool_.Absolve(); }
+  void TakeMoves(std::vector<PageMove>*) override {}
+  int32_t FailRestore(SequenceId, PageId) override { return 0; }
+  void Pin(PageId) override {}
+  void Unpin(PageId) override {}
+  void TakeEvents(CacheEvents*) override {}
+  std::string CheckIdle() const override { return CheckInvariants(); }
+  std::string DebugSnapshot() const override { return CheckInvariants(); }
 
   int32_t Flush() override { return pool_.Flush(); }
   KvStats Stats() const override { return pool_.stats(); }

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "kvstore/kv_store.h"
+#include "kvstore/kv_types.h"
 
 namespace dunlin::kv {
 

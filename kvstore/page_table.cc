@@ -26,9 +26,13 @@ bool PageTable::Grow(PagePool* pool, int32_t num_pages) {
   return true;
 }
 
-void PageTable::Clear() {
-  while (!refs_.empty()) refs_.pop_back();
-  ids_.clear();
+void PageTable::Shrink(int32_t num_pages) {
+  while (size() > num_pages) {
+    refs_.pop_back();
+    ids_.pop_back();
+  }
 }
+
+void PageTable::Clear() { Shrink(0); }
 
 }  // namespace dunlin::kv

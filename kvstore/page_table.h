@@ -17,6 +17,8 @@ class PageTable {
   void Open(int32_t max_pages);
   // Makes the table `num_pages` long; never shrinks. False, and nothing changed, when the pool has too few.
   bool Grow(PagePool* pool, int32_t num_pages);
+  // Makes the table at most `num_pages` long.
+  void Shrink(int32_t num_pages);
   // Gives up every page, the last first, so that in the eviction queue a page never comes before those that follow it.
   void Clear();
 

@@ -26,22 +26,21 @@ KvOptions Options(int32_t num_pages, int page_tokens = 2) {
 const std::vector<int32_t> kTokens(64, 7);
 
 SequenceId Open(KvStore* kv) {
-  int32_t matched = -1;
-  const SequenceId seq = kv->Match("tenant", kTokens, true, &matched);
-  EXPECT_EQ(matched, 0);
-  return seq;
+  const MatchResult match = kv->Match("tenant", kTokens, {});
+  EXPECT_EQ(match.matched_tokens, 0);
+  return match.sequence;
 }
 
 TEST(KvStore, ReserveRoundsUpToWholePagesAndNeverShrinks) {
   auto kv = KvStore::Create(Options(4, 16));
   const SequenceId s = Open(kv.get());
-  EXPECT_EQ(kv->Reserve(s, 1), ReserveOutcome::kGranted);
+  EXPECT_EQ(kv->Reserve(s, 0, 1), ReserveOutcome::kGranted);
   EXPECT_EQ(kv->PageTable(s).size(), 1u);
-  EXPECT_EQ(kv->Reserve(s, 17), ReserveOutcome::kGranted);
+  EXPECT_EQ(kv->Reserve(s, 0, 17), ReserveOutcome::kGranted);
   EXPECT_EQ(kv->PageTable(s).size(), 2u);
-  EXPECT_EQ(kv->Reserve(s, 16), ReserveOutcome::kGranted);
+  EXPECT_EQ(kv->Reserve(s, 0, 16), ReserveOutcome::kGranted);
   EXPECT_EQ(kv->PageTable(s).size(), 2u);
-  EXPECT_EQ(kv->Reserve(s, 65), ReserveOutcome::kFull);
+  EXPECT_EQ(kv->Reserve(s, 0, 65), ReserveOutcome::kFull);
   EXPECT_EQ(kv->PageTable(s).size(), 2u);
   EXPECT_EQ(kv->AvailablePages(), 2);
   kv->Release(s);
@@ -51,7 +50,7 @@ TEST(KvStore, ReserveRoundsUpToWholePagesAndNeverShrinks) {
 TEST(KvStore, AClosedSequenceIsReusedAndStartsEmpty) {
   auto kv = KvStore::Create(Options(4));
   const SequenceId first = Open(kv.get());
-  EXPECT_EQ(kv->Reserve(first, 8), ReserveOutcome::kGranted);
+  EXPECT_EQ(kv->Reserve(first, 0, 8), ReserveOutcome::kGranted);
   kv->Release(first);
   const SequenceId second = Open(kv.get());
   EXPECT_EQ(first, second);
@@ -70,7 +69,7 @@ TEST(KvStoreDeathTest, AClosedSequenceMayNotBeUsed) {
 TEST(KvStoreDeathTest, MoreTokensThanItsPagesHoldMayNotBePublished) {
   auto kv = KvStore::Create(Options(4));
   const SequenceId s = Open(kv.get());
-  EXPECT_EQ(kv->Reserve(s, 2), ReserveOutcome::kGranted);
+  EXPECT_EQ(kv->Reserve(s, 0, 2), ReserveOutcome::kGranted);
   EXPECT_DEATH(kv->Publish(s, std::span(kTokens).first(3)), "tokens");
   kv->Release(s);
 }
@@ -98,7 +97,7 @@ void RunModel(int32_t num_pages, int page_tokens, uint64_t seed, int operations)
       const size_t tokens = below(static_cast<size_t>((num_pages + 2) * page_tokens) + 1);
       const size_t pages = (tokens + static_cast<size_t>(page_tokens) - 1) / static_cast<size_t>(page_tokens);
       const size_t more = pages > model.pages.size() ? pages - model.pages.size() : 0;
-      const ReserveOutcome outcome = kv->Reserve(seq, static_cast<int32_t>(tokens));
+      const ReserveOutcome outcome = kv->Reserve(seq, 0, static_cast<int32_t>(tokens));
       ASSERT_EQ(outcome, more <= blank.size() ? ReserveOutcome::kGranted : ReserveOutcome::kFull) << "operation " << op;
       const std::vector<int32_t> table = Copy(kv->PageTable(seq));
       if (outcome == ReserveOutcome::kGranted) {

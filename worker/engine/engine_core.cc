@@ -21,6 +21,7 @@ kv::KvOptions KvOptionsOf(const EngineOptions& options, const RunnerInfo& info, 
   kv.page_tokens = info.page_tokens;
   kv.max_sequences = options.max_num_seqs;
   kv.max_pages_per_sequence = DivideUp(max_model_len, info.page_tokens);
+  kv.prefix_caching = false;  // runners carry out no page moves
   return kv;
 }
 
@@ -122,6 +123,7 @@ void EngineCore::Execute() {
   if (absl::Status status = runner_->Step(batch, &result_); !status.ok()) {
     stats_.lost_device = true;
     FailAll(absl::UnavailableError(absl::StrCat("the worker has lost its device: ", status.ToString())));
+    kv_->EndStep();
     kv_->Flush();
     return;
   }
@@ -208,7 +210,9 @@ void EngineCore::Open(Sequence* s, absl::Time now) {
   s->sampler.emplace(r.sampling, r.prompt, s->limit_tokens - s->prompt_tokens, r.min_tokens, ending, r.num_logprobs);
   // Judging the prompt needs the rows of all of it.
   const bool read = r.cache_read && !s->judges_prompt();
-  s->kv = kv_->Match(r.cache_namespace, r.prompt, read, &s->cached_prompt_tokens);
+  const kv::MatchResult match = kv_->Match(r.cache_namespace, r.prompt, {.read = read, .restore = false});
+  s->kv = match.sequence;
+  s->cached_prompt_tokens = match.matched_tokens;
   s->num_computed = s->cached_prompt_tokens;
   if (read) stats_.prefix_query_tokens += static_cast<uint64_t>(s->prompt_tokens);
   stats_.prefix_hit_tokens += static_cast<uint64_t>(s->cached_prompt_tokens);
@@ -232,7 +236,7 @@ bool EngineCore::BuildBatch() {
 
 void EngineCore::AddToBatch(Sequence* s, int32_t num_rows) {
   const int32_t end = s->num_computed + num_rows;
-  const kv::ReserveOutcome outcome = kv_->Reserve(*s->kv, end);
+  const kv::ReserveOutcome outcome = kv_->Reserve(*s->kv, s->num_computed, end);
   CHECK_EQ(outcome, kv::ReserveOutcome::kGranted) << "a promised page is missing";
   const std::span<const int32_t> pages = kv_->PageTable(*s->kv);
   s->pages_peak = std::max(s->pages_peak, static_cast<int32_t>(pages.size()));
@@ -265,6 +269,7 @@ void EngineCore::Absorb(absl::Time now) {
     output += static_cast<size_t>(p.num_judged) + (p.draws ? 1 : 0);
   }
   CHECK_EQ(output, result_.outputs.size());
+  kv_->EndStep();
   DropFinished();
 }
 

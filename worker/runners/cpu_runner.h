@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/paged_kv.h"
@@ -26,6 +27,8 @@ struct RunnerOptions {
   int threads = 0;        // 0 = every core this process may use
   uint64_t kv_bytes = 0;  // 0 = by utilization
   double memory_utilization = 0.9;
+  uint64_t swap_bytes = 0;        // of the host tier; 0 = none
+  std::string swap_directory;     // of the host tier's file; empty = in memory
   bool measure_bandwidth = true;  // off in tests that do not look at it
   LoadProgress progress;          // may be empty
 };

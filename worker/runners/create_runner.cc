@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <thread>
+#include <vector>
 
 #include "absl/strings/str_format.h"
+#include "base/clock.h"
 
 namespace dunlin::worker {
 
@@ -51,8 +53,33 @@ absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::P
   request.page_tokens = layout.page_tokens;
   request.max_model_len = options.max_model_len;
   request.max_num_seqs = options.max_num_seqs;
-  request.other_bytes = weight_bytes;
+  request.other_bytes = weight_bytes + (options.swap_directory.empty() ? options.swap_bytes : 0);
   return PlanKvPool(request, *host);
+}
+
+absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                                      RunnerInfo* info) {
+  if (options.swap_bytes == 0) return nullptr;
+  info->host_slots = SwapArena::SlotsIn(options.swap_bytes, layout.page_bytes);
+  if (info->host_slots == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("--swap-space-bytes %d: holds no page of %d bytes", options.swap_bytes, layout.page_bytes));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<SwapArena> swap,
+                   SwapArena::Create({layout.page_bytes, info->host_slots, LayoutId(layout), options.swap_directory}));
+  if (options.measure_bandwidth) {
+    std::vector<uint8_t> page(layout.page_bytes);
+    absl::Duration best = absl::InfiniteDuration();
+    for (int i = 0; i < 4; ++i) {  // the first one pays for untouched memory
+      RETURN_IF_ERROR(swap->Save(0, page));
+      const absl::Time begin = Clock::Real()->Now();
+      RETURN_IF_ERROR(swap->Load(0, page));
+      best = std::min(best, Clock::Real()->Now() - begin);
+    }
+    info->host_bandwidth_bytes_per_second =
+        static_cast<double>(layout.page_bytes) / std::max(1e-9, absl::ToDoubleSeconds(best));
+  }
+  return swap;
 }
 
 }  // namespace dunlin::worker

@@ -14,6 +14,7 @@
 #include "worker/memory_budget.h"
 #include "worker/runners/cpu_runner.h"
 #include "worker/runners/kv_arena.h"
+#include "worker/runners/swap_arena.h"
 #include "worker/runners/transformer_runner.h"
 #include "worker/weights.h"
 
@@ -25,6 +26,10 @@ absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* opt
 // Pages that fit beside `weight_bytes`.
 absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
                                   uint64_t weight_bytes);
+
+// The host tier the options ask for, nullptr when they ask for none; fills in its part of *info.
+absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                                      RunnerInfo* info);
 
 // `info` brings device, isa, threads and bandwidth; packed_bytes(ops) tells the size of the packed weights.
 template <typename Ops, typename PackedBytes>
@@ -43,6 +48,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
   info.weight_bytes = packed_bytes(*ops);
   ASSIGN_OR_RETURN(info.num_pages, PlanPages(options, layout, info.weight_bytes));
   ASSIGN_OR_RETURN(parts.arena, KvArena::Create(layout, info.num_pages));
+  ASSIGN_OR_RETURN(parts.swap, CreateSwap(options, layout, &info));
   parts.rope = ComputeRopeAngles(config, options.max_model_len);
   parts.network = DescribeNetwork(config);
   parts.network.rope = parts.rope.Table(config);

@@ -152,8 +152,11 @@ TEST_F(TransformerRunnerTest, ACopiedPageIsAsGoodAsTheOriginal) {
   ASSERT_OK(runner->Step(Batch(1, 20, 0), &original));
   StepBatch next = Batch(1, 1, 20);
   ASSERT_OK(runner->Step(next, &original));
-  const std::vector<PageCopy> copies = {{0, 30}, {1, 17}};
-  ASSERT_OK(runner->CopyPages(copies));
+  using Kind = kv::PageMove::Kind;
+  const std::vector<kv::PageMove> copies = {{Kind::kCopy, 0, 30}, {Kind::kCopy, 1, 17}};
+  std::vector<int32_t> failed{9};
+  ASSERT_OK(runner->MovePages(copies, &failed));
+  EXPECT_TRUE(failed.empty());
   next.page_ids[0] = 30;
   next.page_ids[1] = 17;
   ASSERT_OK(runner->Step(next, &copied));
