@@ -1,7 +1,6 @@
 #include "worker/worker_process.h"
 
 #include <algorithm>
-#include <climits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -13,9 +12,9 @@
 #include "model/model_config.h"
 #include "model/tokenizer/tokenizer.h"
 #include "nlohmann/json.hpp"
-#include "proto/config_flags.h"
 #include "worker/kv_formats.h"
 #include "worker/runners/cpu_runner.h"
+#include "worker/settings.h"
 
 namespace dunlin::worker {
 namespace {
@@ -42,29 +41,6 @@ class Observers final : public EngineObserver {
   WorkerMetrics* const metrics_;
   CacheEventLog* const cache_events_;
 };
-
-absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& config,
-                                                const ProgressCallback& progress) {
-  ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
-  RunnerOptions options;
-  options.k_format = kv.k;
-  options.v_format = kv.v;
-  options.page_tokens = static_cast<int>(config.block_size());
-  options.max_rows = static_cast<int>(config.max_num_batched_tokens());
-  options.max_num_seqs = static_cast<int>(config.max_num_seqs());
-  options.threads = static_cast<int>(config.threads());
-  options.memory_utilization = config.gpu_memory_utilization();
-  options.progress = progress;
-  if (config.has_max_model_len()) {
-    ASSIGN_OR_RETURN(const uint64_t tokens, ParseSize(config.max_model_len()));
-    if (tokens > INT_MAX) return absl::InvalidArgumentError(absl::StrCat("--max-model-len: ", tokens, " is too large"));
-    options.max_model_len = static_cast<int>(tokens);
-  }
-  if (config.has_kv_cache_memory_bytes()) {
-    ASSIGN_OR_RETURN(options.kv_bytes, ParseSize(config.kv_cache_memory_bytes()));
-  }
-  return options;
-}
 
 v1::GetInfoResponse MakeInfo(const dunlin::v1::ServerConfig& config, const LoadedModel& loaded) {
   const RunnerInfo& runner = loaded.runner->info();
@@ -107,11 +83,8 @@ std::string ServedModelName(const dunlin::v1::ServerConfig& config) {
 }
 
 absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, const ProgressCallback& progress) {
-  if (config.device() == "cuda") {
-    return absl::UnimplementedError("--device cuda: this build has no CUDA backend; use --device cpu or auto");
-  }
-  if (config.model().empty()) return absl::InvalidArgumentError("--model: needs a model file (GGUF)");
-  ASSIGN_OR_RETURN(const RunnerOptions options, MakeRunnerOptions(config, progress));
+  ASSIGN_OR_RETURN(RunnerOptions options, MakeRunnerOptions(config));
+  options.progress = progress;
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
