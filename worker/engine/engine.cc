@@ -73,7 +73,8 @@ class Engine::Impl {
   EngineStats Snapshot() const {
     MutexLock lock(&mu_);
     EngineStats stats = snapshot_;
-    stats.waiting = queued_.load(std::memory_order_relaxed);
+    // Those that never ran are counted here, inbox and queue together; the preempted ones by the core.
+    stats.waiting = queued_.load(std::memory_order_relaxed) + stats.waiting_preempted;
     return stats;
   }
 
