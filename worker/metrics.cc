@@ -7,7 +7,6 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
-#include <algorithm>
 #include <exception>
 #include <utility>
 #include <vector>
@@ -132,6 +131,10 @@ class Exporter final : public prometheus::Collectable {
   void AddRequests(const EngineStats& stats, Page* page) const {
     page->Gauge("dunlin_num_requests_running", "Sequences that take part in steps.", stats.running)
         .Gauge("dunlin_num_requests_waiting", "Sequences that wait for pages or a place in a step.", stats.waiting)
+        .Gauge("dunlin_num_requests_preempted", "Of the waiting sequences, those that ran before.",
+               stats.waiting_preempted)
+        .Counter("dunlin_scheduler_plans_total", "Steps that the scheduler planned; the others went on with a plan.",
+                 Count(stats.plans))
         .Counter("dunlin_preemptions_total", "Sequences that lost their pages and start over.",
                  Count(stats.preemptions))
         .Counter("dunlin_recompute_tokens_total", "Tokens computed again after a preemption.",
@@ -233,7 +236,7 @@ class Exporter final : public prometheus::Collectable {
                 {"pages", absl::StrCat(options_.runner.num_pages)},
                 {"kv_cache_dtype", options_.kv_cache_dtype},
                 {"prefix_caching", options_.prefix_caching ? "true" : "false"},
-                {"host_tier_bytes", absl::StrCat(options_.host_tier_bytes)},
+                {"host_tier_pages", absl::StrCat(options_.runner.host_slots)},
                 {"memory_utilization", absl::StrCat(options_.memory_utilization)}});
   }
 
@@ -244,10 +247,8 @@ class Exporter final : public prometheus::Collectable {
     cache.push_back({"cache_dtype", options_.kv_cache_dtype});
     cache.push_back({"enable_prefix_caching", options_.prefix_caching ? "True" : "False"});
     cache.push_back({"gpu_memory_utilization", absl::StrCat(options_.memory_utilization)});
-    cache.push_back(
-        {"num_cpu_blocks", absl::StrCat(options_.host_tier_bytes / std::max<uint64_t>(options_.runner.page_bytes, 1))});
+    cache.push_back({"num_cpu_blocks", absl::StrCat(options_.runner.host_slots)});
     cache.push_back({"num_gpu_blocks", absl::StrCat(options_.runner.num_pages)});
-    cache.push_back({"swap_space_bytes", absl::StrCat(options_.host_tier_bytes)});
     page->Gauge("vllm:num_requests_running", "As dunlin_num_requests_running.", s.running, model)
         .Gauge("vllm:num_requests_waiting", "As dunlin_num_requests_waiting.", s.waiting, model)
         .Gauge("vllm:kv_cache_usage_perc", "As dunlin_kv_cache_usage_ratio; 1 = full.", Usage(s), model)

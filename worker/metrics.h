@@ -9,7 +9,6 @@
 #ifndef DUNLIN_WORKER_METRICS_H_
 #define DUNLIN_WORKER_METRICS_H_
 
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <span>
@@ -33,7 +32,6 @@ class WorkerMetrics final : public EngineObserver {
     std::string kv_cache_dtype;
     double memory_utilization = 0;  // as configured
     bool prefix_caching = true;
-    uint64_t host_tier_bytes = 0;  // as configured
     RunnerInfo runner;
     std::string bind_address;  // host:port, port 0 = any free one; "" = no listener
   };

@@ -3,6 +3,7 @@
 #include <climits>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "base/status_macros.h"
 #include "proto/config_flags.h"
 #include "worker/kv_formats.h"
@@ -38,6 +39,17 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   if (!options.swap_directory.empty() && options.swap_bytes == 0) {
     return absl::InvalidArgumentError("--swap-directory: needs --swap-space-bytes, the size of the host tier");
   }
+  return options;
+}
+
+EngineOptions MakeEngineOptions(const dunlin::v1::ServerConfig& config) {
+  EngineOptions options;
+  options.max_num_seqs = static_cast<int>(config.max_num_seqs());
+  options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
+  options.num_scheduler_steps = static_cast<int>(config.num_scheduler_steps());
+  options.inter_token_target = absl::Milliseconds(config.inter_token_target_ms());
+  options.enable_prefix_caching = config.enable_prefix_caching();
+  options.record_cache_events = true;
   return options;
 }
 

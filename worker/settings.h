@@ -5,12 +5,15 @@
 
 #include "absl/status/statusor.h"
 #include "dunlin/v1/config.pb.h"
+#include "worker/engine/engine.h"
 #include "worker/runners/cpu_runner.h"
 
 namespace dunlin::worker {
 
 // config: with defaults applied; progress is left empty.
 absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& config);
+// Cache events are recorded; end_of_generation is left empty.
+EngineOptions MakeEngineOptions(const dunlin::v1::ServerConfig& config);
 
 }  // namespace dunlin::worker
 

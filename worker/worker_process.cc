@@ -67,6 +67,7 @@ WorkerMetrics::Options MakeMetricsOptions(const dunlin::v1::ServerConfig& config
   options.quantization = loaded.model.quantization();
   options.kv_cache_dtype = loaded.model.kv_cache_dtype();
   options.memory_utilization = config.gpu_memory_utilization();
+  options.prefix_caching = config.enable_prefix_caching();
   options.runner = loaded.runner->info();
   const bool v6 = absl::StrContains(config.host(), ':') && !absl::StartsWith(config.host(), "[");
   options.bind_address = absl::StrCat(v6 ? "[" : "", config.host(), v6 ? "]:" : ":", config.worker_metrics_port());
@@ -116,9 +117,7 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   if (!options.serve_metrics) metrics_options.bind_address.clear();
   ASSIGN_OR_RETURN(process->metrics_, WorkerMetrics::Create(metrics_options, clock));
 
-  EngineOptions engine_options;
-  engine_options.max_num_seqs = static_cast<int>(config.max_num_seqs());
-  engine_options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
+  EngineOptions engine_options = MakeEngineOptions(config);
   engine_options.end_of_generation = process->loaded_.end_of_generation;
   process->cache_events_ =
       std::make_unique<CacheEventLog>(kMaxCacheEvents, static_cast<size_t>(std::max(runner.num_pages, 0)));

@@ -39,6 +39,7 @@ uint32_t Unsigned(int64_t value) { return value < 0 ? 0 : static_cast<uint32_t>(
 void FillLoad(const EngineStats& stats, dunlin::v1::WorkerLoad* load) {
   load->set_running(Unsigned(stats.running));
   load->set_waiting(Unsigned(stats.waiting));
+  load->set_waiting_preempted(Unsigned(stats.waiting_preempted));
   load->set_blank_pages(Unsigned(stats.blank_pages));
   load->set_held_pages(Unsigned(stats.held_pages));
   load->set_cached_pages(Unsigned(stats.cached_pages));

@@ -26,7 +26,7 @@ WorkerMetrics::Options TestOptions() {
   o.quantization = "Q4_1";
   o.kv_cache_dtype = "fp8_e4m3";
   o.memory_utilization = 0.5;
-  o.host_tier_bytes = 8192;
+  o.runner.host_slots = 2;
   o.runner.device = "cpu";
   o.runner.isa = "avx2";
   o.runner.page_tokens = 16;
@@ -62,6 +62,8 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
   const std::vector<std::string> zero = {
       "dunlin_num_requests_running",
       "dunlin_num_requests_waiting",
+      "dunlin_num_requests_preempted",
+      "dunlin_scheduler_plans_total",
       "dunlin_preemptions_total",
       "dunlin_recompute_tokens_total",
       "dunlin_vtc_spread_tokens",
@@ -127,10 +129,10 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
       {"dunlin_build_info{version=\"1.2.3\",commit=\"abc\",device=\"cpu\",isa=\"avx2\"}", 1},
       {"dunlin_model_info{model=\"tiny\",quantization=\"Q4_1\",kv_cache_dtype=\"fp8_e4m3\"}", 1},
       {"dunlin_kv_cache_info{page_size_tokens=\"16\",pages=\"10\",kv_cache_dtype=\"fp8_e4m3\",prefix_caching=\"true\","
-       "host_tier_bytes=\"8192\",memory_utilization=\"0.5\"}",
+       "host_tier_pages=\"2\",memory_utilization=\"0.5\"}",
        1},
       {"vllm:cache_config_info{model_name=\"tiny\",block_size=\"16\",cache_dtype=\"fp8_e4m3\",enable_prefix_caching="
-       "\"True\",gpu_memory_utilization=\"0.5\",num_cpu_blocks=\"2\",num_gpu_blocks=\"10\",swap_space_bytes=\"8192\"}",
+       "\"True\",gpu_memory_utilization=\"0.5\",num_cpu_blocks=\"2\",num_gpu_blocks=\"10\"}",
        1},
   };
   for (const auto& [name, value] : set) {
@@ -207,6 +209,8 @@ TEST(WorkerMetrics, EveryFigureOfTheCacheHasItsOwnSeries) {
   FakeClock clock;
   const std::unique_ptr<WorkerMetrics> metrics = MakeMetrics(&clock);
   EngineStats stats;
+  stats.waiting_preempted = 15;
+  stats.plans = 16;
   stats.recomputed_tokens = 1;
   stats.reserved_pages = 2;
   stats.pinned_pages = 3;
@@ -225,6 +229,8 @@ TEST(WorkerMetrics, EveryFigureOfTheCacheHasItsOwnSeries) {
   metrics->SetSnapshot([&stats] { return stats; });
   const std::map<std::string, double> s = Samples(metrics->Text());
   const std::map<std::string, double> expected = {
+      {"dunlin_num_requests_preempted", 15},
+      {"dunlin_scheduler_plans_total", 16},
       {"dunlin_recompute_tokens_total", 1},
       {"dunlin_kv_reserved_pages", 2},
       {"dunlin_kv_pinned_pages", 3},
