@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/paged_kv.h"
 #include "model/gguf/gguf_file.h"
+#include "worker/memory_budget.h"
 #include "worker/model_runner.h"
 #include "worker/weights.h"
 
@@ -37,6 +38,16 @@ struct RunnerOptions {
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::GgufFile& file, const RunnerOptions& options);
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::GgufFile& file,
                                                                    const RunnerOptions& options);
+
+// What CreateCpuRunner would do, from the file's header alone.
+struct RunnerPlan {
+  KvPoolPlan pool;
+  uint64_t page_bytes = 0;
+  int max_model_len = 0;
+  uint64_t weight_bytes = 0;  // the file's size; packed weights differ a little
+  int32_t host_slots = 0;     // pages of the host tier
+};
+absl::StatusOr<RunnerPlan> PlanRunner(const model::GgufFile& file, RunnerOptions options);
 
 // Cores this process may use (its affinity mask).
 int UsableCores();

@@ -38,8 +38,8 @@ absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* opt
   return absl::OkStatus();
 }
 
-absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
-                                  uint64_t weight_bytes) {
+absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                     uint64_t weight_bytes) {
   absl::StatusOr<HostMemory> host = ReadHostMemory();
   if (!host.ok()) {
     // Only the share of the memory needs it; an explicit size is then taken at its word.
@@ -55,6 +55,20 @@ absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::P
   request.max_num_seqs = options.max_num_seqs;
   request.other_bytes = weight_bytes + (options.swap_directory.empty() ? options.swap_bytes : 0);
   return PlanKvPool(request, *host);
+}
+
+absl::StatusOr<RunnerPlan> PlanRunner(const model::GgufFile& file, RunnerOptions options) {
+  ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));
+  RETURN_IF_ERROR(ResolveOptions(config, &options));
+  const kernels::PageLayout layout = kernels::PageLayout::Create(
+      options.page_tokens, config.num_layers, config.num_kv_heads, config.head_dim, options.k_format, options.v_format);
+  RunnerPlan plan;
+  plan.weight_bytes = file.file_bytes();
+  ASSIGN_OR_RETURN(plan.pool, PlanPages(options, layout, plan.weight_bytes));
+  plan.page_bytes = layout.page_bytes;
+  plan.max_model_len = options.max_model_len;
+  if (options.swap_bytes != 0) plan.host_slots = SwapArena::SlotsIn(options.swap_bytes, layout.page_bytes);
+  return plan;
 }
 
 absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& options, const kernels::PageLayout& layout,

@@ -24,8 +24,8 @@ namespace dunlin::worker {
 absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* options);
 
 // Pages that fit beside `weight_bytes`.
-absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
-                                  uint64_t weight_bytes);
+absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                     uint64_t weight_bytes);
 
 // The host tier the options ask for, nullptr when they ask for none; fills in its part of *info.
 absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& options, const kernels::PageLayout& layout,
@@ -46,7 +46,8 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
   typename TransformerRunner<Ops>::Parts parts;
   ASSIGN_OR_RETURN(parts.weights, WeightLoader<Ops>(ops.get(), &file, options.progress).Load(config));
   info.weight_bytes = packed_bytes(*ops);
-  ASSIGN_OR_RETURN(info.num_pages, PlanPages(options, layout, info.weight_bytes));
+  ASSIGN_OR_RETURN(const KvPoolPlan plan, PlanPages(options, layout, info.weight_bytes));
+  info.num_pages = plan.pages;
   ASSIGN_OR_RETURN(parts.arena, KvArena::Create(layout, info.num_pages));
   ASSIGN_OR_RETURN(parts.swap, CreateSwap(options, layout, &info));
   parts.rope = ComputeRopeAngles(config, options.max_model_len);

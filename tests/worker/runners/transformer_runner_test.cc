@@ -52,7 +52,7 @@ class TransformerRunnerTest : public ::testing::Test {
     options_.max_num_seqs = 4;
     options_.threads = 2;
     options_.measure_bandwidth = false;
-    options_.kv_bytes = uint64_t{1} << 20;
+    options_.kv_bytes = 32 * 2304 + 100;  // 32 pages and a rest
   }
 
   // A step of `sequences` sequences with `rows` rows each after `context` tokens; sequence s owns pages 8 s … 8 s + 7.
@@ -97,7 +97,7 @@ TEST_F(TransformerRunnerTest, ReportsWhatItWasMadeOf) {
   EXPECT_EQ(info.vocab_size, testing::kTinyVocabSize);
   EXPECT_EQ(info.max_model_len, 128);
   EXPECT_EQ(info.page_tokens, 16);
-  EXPECT_EQ(info.num_pages, 4 * 8) << "four sequences of 128 tokens, although a MiB holds more";
+  EXPECT_EQ(info.num_pages, 32) << "as many as the bytes given hold";
   EXPECT_EQ(info.max_rows, 32);
   EXPECT_EQ(info.threads, 2);
   EXPECT_GT(info.weight_bytes, 0u);
@@ -177,7 +177,7 @@ TEST_F(TransformerRunnerTest, ImpossibleOptionsAreRefusedByName) {
   EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--max-num-batched-tokens 0")));
   o = options_;
   o.kv_bytes = 1000;
-  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("would fit")));
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("not even one page")));
   o = options_;
   o.memory_utilization = std::nan("");
   EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--gpu-memory-utilization")));
