@@ -184,6 +184,7 @@ inline void FillPages(PagedBatch* b, uint64_t seed) {
       for (int layer = 0; layer < l.num_layers; ++layer) {
         const std::vector<float> k = random.Normals(width), v = random.Normals(width);
         AppendToken(l, page, layer, t % l.page_tokens, k.data(), v.data());
+        if (l.has_key_bounds() && (t + 1) % l.page_tokens == 0) WriteKeyBounds(l, page, layer);
       }
     }
   }
