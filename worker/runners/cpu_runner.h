@@ -26,6 +26,9 @@ struct RunnerOptions {
   int threads = 0;        // 0 = every core this process may use
   uint64_t kv_bytes = 0;  // 0 = by utilization
   double memory_utilization = 0.9;
+  int attention_window = 0;       // 0 = the model's own; else at most that; see attention_mask.h
+  int attention_sinks = 0;        // needs a window, the model's or attention_window
+  int attention_top_pages = 0;    // 0 = every page
   bool measure_bandwidth = true;  // off in tests that do not look at it
   LoadProgress progress;          // may be empty
 };
