@@ -24,6 +24,9 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   options.max_num_seqs = static_cast<int>(config.max_num_seqs());
   options.threads = static_cast<int>(config.threads());
   options.memory_utilization = config.gpu_memory_utilization();
+  options.attention_window = static_cast<int>(config.attention_window());
+  options.attention_sinks = static_cast<int>(config.attention_sinks());
+  options.attention_top_pages = static_cast<int>(config.attention_top_pages());
   if (config.has_max_model_len()) {
     ASSIGN_OR_RETURN(const uint64_t tokens, ParseSize(config.max_model_len()));
     if (tokens > INT_MAX) return absl::InvalidArgumentError(absl::StrCat("--max-model-len: ", tokens, " is too large"));

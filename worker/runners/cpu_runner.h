@@ -30,6 +30,9 @@ struct RunnerOptions {
   double memory_utilization = 0.9;
   uint64_t swap_bytes = 0;        // of the host tier; 0 = none
   std::string swap_directory;     // of the host tier's file; empty = in memory
+  int attention_window = 0;       // 0 = the model's own; else at most that; see attention_mask.h
+  int attention_sinks = 0;        // needs a window, the model's or attention_window
+  int attention_top_pages = 0;    // 0 = every page
   bool measure_bandwidth = true;  // off in tests that do not look at it
   LoadProgress progress;          // may be empty
 };

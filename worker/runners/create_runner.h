@@ -20,8 +20,12 @@
 
 namespace dunlin::worker {
 
-// Checks the options against the model; fills in max_model_len. kInvalidArgument naming the option and its limit.
+// Checks the options against the model; fills in max_model_len and attention_window. kInvalidArgument naming the option
+// and its limit.
 absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* options);
+
+// The pages of a runner with resolved options.
+kernels::PageLayout LayoutOf(const model::ModelConfig& config, const RunnerOptions& options);
 
 // Pages that fit beside `weight_bytes`.
 absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
@@ -38,8 +42,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
                                                           PackedBytes packed_bytes) {
   ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));
   RETURN_IF_ERROR(ResolveOptions(config, &options));
-  const kernels::PageLayout layout = kernels::PageLayout::Create(
-      options.page_tokens, config.num_layers, config.num_kv_heads, config.head_dim, options.k_format, options.v_format);
+  const kernels::PageLayout layout = LayoutOf(config, options);
   // Refuse before the long part: a pool that cannot fit beside the file's own size never will.
   RETURN_IF_ERROR(PlanPages(options, layout, file.file_bytes()).status());
 
@@ -52,6 +55,9 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
   ASSIGN_OR_RETURN(parts.swap, CreateSwap(options, layout, &info));
   parts.rope = ComputeRopeAngles(config, options.max_model_len);
   parts.network = DescribeNetwork(config);
+  parts.network.attention.window = options.attention_window;
+  parts.network.attention.sinks = options.attention_sinks;
+  parts.network.attention.top_pages = options.attention_top_pages;
   parts.network.rope = parts.rope.Table(config);
   info.vocab_size = config.vocab_size;
   info.max_model_len = options.max_model_len;
