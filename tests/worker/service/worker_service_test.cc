@@ -287,6 +287,29 @@ TEST_F(WorkerServiceTest, AReaderThatNeverReadsDelaysNobody) {
   EXPECT_EQ(tokens, 4000u);
 }
 
+TEST_F(WorkerServiceTest, TheLoadBringsCacheEventsWhenAskedFromWhereTheCallerIs) {
+  StartWorker();
+  const auto load = [this](const v1::GetLoadRequest& request) {
+    grpc::ClientContext context;
+    v1::GetLoadResponse response;
+    EXPECT_TRUE(stub_->GetLoad(&context, request, &response).ok());
+    return response;
+  };
+  EXPECT_FALSE(load({}).has_cache());
+  v1::GetLoadRequest request;
+  request.set_cache_events(true);
+  const dunlin::v1::CacheDelta first = load(request).cache();
+  EXPECT_TRUE(first.snapshot());
+  EXPECT_NE(first.epoch(), 0u);
+  request.set_cache_epoch(first.epoch());
+  request.set_cache_sequence(first.last_sequence());
+  const dunlin::v1::CacheDelta next = load(request).cache();
+  EXPECT_FALSE(next.snapshot());
+  EXPECT_EQ(next.first_sequence(), first.last_sequence() + 1);
+  request.set_cache_epoch(first.epoch() + 2);
+  EXPECT_TRUE(load(request).cache().snapshot()) << "of another process";
+}
+
 TEST_F(WorkerServiceTest, BadRequestsAreRefusedWithTheirField) {
   StartWorker();
   v1::GenerateRequest r = Request(1, 5);
