@@ -48,8 +48,8 @@ struct NewSequence {
 // When a page comes back from the host tier instead of being computed again.
 enum class HostRestore : uint8_t { kWhenFaster, kAlways, kNever };
 
-// What a sequence is promised when it joins: its tokens and the output that is predicted for it, or its worst case (then
-// nobody is ever preempted), or its tokens alone (then somebody often is; for tests).
+// What a sequence is promised when it joins: its tokens and the output that is predicted for it, or its worst case
+// (then nobody is ever preempted), or its tokens alone (then somebody often is; for tests).
 enum class AdmissionPromise : uint8_t { kPredictedOutput, kWorstCase, kTokens };
 
 struct EngineOptions {

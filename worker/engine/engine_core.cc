@@ -29,7 +29,8 @@ absl::Status CheckOptions(const EngineOptions& options, const RunnerInfo& info) 
     return absl::InvalidArgumentError(absl::StrCat("inbox_capacity: ", options.inbox_capacity, " is below 1"));
   }
   if (options.num_scheduler_steps < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("num_scheduler_steps: ", options.num_scheduler_steps, " is below 1"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("num_scheduler_steps: ", options.num_scheduler_steps, " is below 1"));
   }
   if (options.inter_token_target < absl::ZeroDuration()) {
     return absl::InvalidArgumentError(

@@ -149,11 +149,12 @@ class EngineCore {
   EngineStats stats_;
 
   // Scratch, kept from step to step.
-  int32_t time_limit_ = 0;     // rows of the step by the step-time model
-  bool decodes_only_ = false;  // every sequence that is not paused decodes in this step
-  std::vector<RowView> views_;       // of running_
-  std::vector<int32_t> plan_;        // rows by the planner
-  std::vector<int32_t> rows_;        // what came of it
+  int32_t time_limit_ = 0;         // rows of the step by the step-time model
+  bool claimant_stopped_ = false;  // somebody may wait for a sequence that does not advance in this step
+  bool decodes_only_ = false;      // every sequence that is not paused decodes in this step
+  std::vector<RowView> views_;     // of running_
+  std::vector<int32_t> plan_;      // rows by the planner
+  std::vector<int32_t> rows_;      // what came of it
   std::vector<VictimView> victims_;
   std::vector<int32_t> victim_index_, page_uses_;
   std::vector<Planned> planned_;

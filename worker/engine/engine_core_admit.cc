@@ -86,7 +86,8 @@ void EngineCore::Admit(absl::Time now) {
   std::unique_ptr<Sequence> refused;
   absl::Status device;
   waiting_.BeginRound();
-  while (running_.size() < static_cast<size_t>(options_.max_num_seqs) && planner_.HasRoomForPrompt(prompts, remaining)) {
+  while (running_.size() < static_cast<size_t>(options_.max_num_seqs) &&
+         planner_.HasRoomForPrompt(prompts, remaining)) {
     const int32_t free_pages = std::max(0, pages_.spare());
     std::unique_ptr<Sequence> s = waiting_.Next(free_pages, [&](Sequence* w) { return NeedOf(w, free_pages); });
     if (s == nullptr) break;

@@ -95,7 +95,8 @@ void EngineCore::WhenIdle() {
   checked_idle_ = true;
   const std::string error = CheckIdle();
   if (error.empty()) return;
-  if (stats_.invariant_failures++ == 0) std::fprintf(stderr, "an invariant of the idle engine fails: %s\n", error.c_str());
+  if (stats_.invariant_failures++ == 0)
+    std::fprintf(stderr, "an invariant of the idle engine fails: %s\n", error.c_str());
 }
 
 }  // namespace dunlin::worker

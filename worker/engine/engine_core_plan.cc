@@ -31,14 +31,15 @@ void EngineCore::PlanRows() {
     views_.push_back(v);
   }
   const bool targeted = options_.inter_token_target > absl::ZeroDuration();
-  time_limit_ = targeted ? RowPlanner::TimeLimit(views_, step_time_, options_.inter_token_target)
-                         : StepTimeModel::kUnlimited;
+  time_limit_ =
+      targeted ? RowPlanner::TimeLimit(views_, step_time_, options_.inter_token_target) : StepTimeModel::kUnlimited;
   planner_.Plan(views_, stats_.steps, time_limit_, &plan_);
   ++stats_.plans;
 }
 
 // Two sequences that would compute the same page in this step: the second one waits and shares the first one's.
 void EngineCore::ClaimRows() {
+  claimant_stopped_ = false;
   const auto prompts = std::count_if(views_.begin(), views_.end(), [](const RowView& v) { return !v.decoding; });
   if (!options_.enable_prefix_caching || prompts < 2) return;
   const auto claim = [this] {
@@ -53,8 +54,12 @@ void EngineCore::ClaimRows() {
   };
   if (!claim()) return;
   // Their rows go to others. More rows may reach into claimed pages; who is refused only now just sits the step out.
+  rows_ = plan_;
   planner_.Plan(views_, stats_.steps, time_limit_, &plan_);
   claim();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    claimant_stopped_ = claimant_stopped_ || (rows_[i] > 0 && plan_[i] == 0 && !views_[i].blocked);
+  }
 }
 
 void EngineCore::ReserveRows() {
@@ -62,12 +67,13 @@ void EngineCore::ReserveRows() {
   for (size_t i = 0; i < rows_.size(); ++i) {
     if (views_[i].decoding) ReserveFor(i);
   }
-  bool claimant_stopped = false;
   for (size_t i = 0; i < rows_.size(); ++i) {
     if (!views_[i].decoding) ReserveFor(i);
-    claimant_stopped = claimant_stopped || (!views_[i].decoding && plan_[i] > 0 && rows_[i] == 0);
   }
-  if (claimant_stopped) UnblockRows();
+  for (size_t i = 0; i < rows_.size(); ++i) {  // only now: whoever has rows already may have been preempted since
+    claimant_stopped_ = claimant_stopped_ || (!views_[i].decoding && plan_[i] > 0 && rows_[i] == 0);
+  }
+  if (claimant_stopped_) UnblockRows();
 }
 
 // Nobody waits for a sequence that does not advance: the rows that are left go to those that were to wait, even if one
@@ -82,7 +88,8 @@ void EngineCore::UnblockRows() {
   }
 }
 
-// Pages for the rows of running_[i]: fewer rows for a prompt when that helps, else others give way, else it does itself.
+// Pages for the rows of running_[i]: fewer rows for a prompt when that helps, else others give way, else it does
+// itself.
 void EngineCore::ReserveFor(size_t i) {
   if (running_[i] == nullptr || rows_[i] == 0) return;
   Sequence* const s = running_[i].get();

@@ -84,7 +84,7 @@ class SequencePages {
   RestorePolicy restore_policy_;
   int32_t reserved_ = 0;
   uint64_t host_hit_tokens_ = 0, host_failures_ = 0, host_restored_pages_ = 0, host_saved_pages_ = 0;
-  std::vector<kv::PageMove> moves_;     // scratch
+  std::vector<kv::PageMove> moves_;    // scratch
   std::vector<int32_t> failed_pages_;  // of the last moves
 };
 

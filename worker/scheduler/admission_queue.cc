@@ -43,7 +43,7 @@ AdmissionQueue::AdmissionQueue(const AdmissionLimits& limits, TenantCounters* co
   CHECK_GE(limits.lookahead, 1);
   CHECK_GE(limits.max_passed, 0);
   CHECK_GE(limits.prefix_window, 1);
-  looks_.reserve(static_cast<size_t>(limits.lookahead));
+  looks_.reserve(2 * static_cast<size_t>(limits.lookahead));
   set_back_.reserve(static_cast<size_t>(limits.lookahead));
 }
 
@@ -64,7 +64,7 @@ WaitingId AdmissionQueue::Add(const WaitingEntry& entry) {
     slot = unused_.back();
     unused_.pop_back();
   }
-  At(slot) = Slot{entry, ++num_added_, 0, -1, true};
+  At(slot) = Slot{entry, ++num_added_, -1, true};
   counters_->AddWaiting(entry.tenant);
   std::unique_ptr<Class>& owner = classes_[entry.priority];
   if (owner == nullptr) owner = std::make_unique<Class>();
@@ -128,6 +128,7 @@ void AdmissionQueue::BeginRound() {
   CHECK(!in_round_);
   in_round_ = true;
   closed_ = false;
+  num_considered_ = num_ahead_ = 0;
   events_ = last_taken_ = 0;
 }
 
@@ -147,7 +148,7 @@ void AdmissionQueue::EndRound() {
     if (look.taken) {
       DropIfEmpty(s.entry.priority);
     } else if (look.considered > 0 && look.considered < last_taken_) {
-      ++s.times_passed;
+      ++s.entry.times_passed;
     }
   }
   looks_.clear();
@@ -157,7 +158,7 @@ std::optional<WaitingId> AdmissionQueue::Next(int32_t free_pages, NeedOf need) {
   CHECK(in_round_);
   for (auto c = classes_.begin(); c != classes_.end() && !closed_; ++c) {
     if (!c->second->preempted.empty()) {
-      Look* look = LookAt(c->second->preempted.begin()->slot, need);
+      Look* look = Consider(c->second->preempted.begin()->slot, need);
       if (look != nullptr && look->need.pages <= free_pages) return Take(look);
       closed_ = true;  // nobody passes it
       break;
@@ -169,9 +170,8 @@ std::optional<WaitingId> AdmissionQueue::Next(int32_t free_pages, NeedOf need) {
         closed_ = true;
         break;
       }
-      if (first->considered == 0) first->considered = ++events_;
       if (first->need.pages <= free_pages) return Take(LongestPrefix(lane, first, free_pages, need));
-      if (At(first->slot).times_passed >= limits_.max_passed) {
+      if (At(first->slot).entry.times_passed >= limits_.max_passed) {
         closed_ = true;  // the pages that come free gather for it
         break;
       }
@@ -210,20 +210,35 @@ bool AdmissionQueue::FirstOf(Lane* lane, NeedOf need, Look** first) {
   for (const Place& place : lane->places) {
     const int32_t look = At(place.slot).look;
     if (look >= 0 && looks_[static_cast<size_t>(look)].skipped) continue;
-    *first = LookAt(place.slot, need);
+    *first = Consider(place.slot, need);
     return true;
   }
   SetBack(lane, kExhausted);
   return false;
 }
 
+AdmissionQueue::Look* AdmissionQueue::Consider(int32_t slot, NeedOf need) {
+  const int32_t known = At(slot).look;
+  if (known >= 0 && looks_[static_cast<size_t>(known)].considered > 0) return &looks_[static_cast<size_t>(known)];
+  if (num_considered_ == limits_.lookahead) return nullptr;
+  ++num_considered_;
+  Look* look = LookAt(slot, need);
+  look->considered = ++events_;
+  return look;
+}
+
+AdmissionQueue::Look* AdmissionQueue::LookAhead(int32_t slot, NeedOf need) {
+  if (At(slot).look < 0 && num_ahead_++ >= limits_.lookahead) return nullptr;
+  return LookAt(slot, need);
+}
+
 AdmissionQueue::Look* AdmissionQueue::LookAt(int32_t slot, NeedOf need) {
   Slot& s = At(slot);
-  if (s.look >= 0) return &looks_[static_cast<size_t>(s.look)];
-  if (looks_.size() == static_cast<size_t>(limits_.lookahead)) return nullptr;
-  s.look = static_cast<int32_t>(looks_.size());
-  looks_.push_back({slot, need(WaitingId{slot})});  // never reallocates: reserved for `lookahead`
-  return &looks_.back();
+  if (s.look < 0) {
+    s.look = static_cast<int32_t>(looks_.size());
+    looks_.push_back({slot, need(WaitingId{slot})});  // never moves: there is room for all looks of a round
+  }
+  return &looks_[static_cast<size_t>(s.look)];
 }
 
 // Of the lane's first ones that fit, from `first` on, the one with most cached tokens.
@@ -231,11 +246,12 @@ AdmissionQueue::Look* AdmissionQueue::LongestPrefix(Lane* lane, Look* first, int
   Look* best = first;
   int seen = 0;
   for (auto place = lane->places.find(PlaceOf(first->slot)); place != lane->places.end(); ++place) {
-    Look* look = LookAt(place->slot, need);
-    if (look == nullptr || ++seen > limits_.prefix_window) break;
+    if (++seen > limits_.prefix_window) break;
+    Look* look = LookAhead(place->slot, need);
+    if (look == nullptr) break;
     if (look->skipped) continue;
     if (look->need.pages <= free_pages && look->need.cached_tokens > best->need.cached_tokens) best = look;
-    if (At(look->slot).times_passed >= limits_.max_prefix_passed) break;
+    if (At(look->slot).entry.times_passed >= limits_.max_prefix_passed) break;
   }
   if (best == first) return first;
   for (auto place = lane->places.find(PlaceOf(first->slot)); place->slot != best->slot; ++place) {
@@ -253,7 +269,7 @@ WaitingId AdmissionQueue::Take(Look* look) {
   return WaitingId{slot};
 }
 
-int32_t AdmissionQueue::times_passed(WaitingId id) const { return slots_[static_cast<size_t>(id)].times_passed; }
+int32_t AdmissionQueue::times_passed(WaitingId id) const { return slots_[static_cast<size_t>(id)].entry.times_passed; }
 
 std::string AdmissionQueue::CheckInvariants() const {
   int32_t found = 0;

@@ -41,7 +41,7 @@ namespace dunlin::worker {
 enum class WaitingId : int32_t {};  // dense from 0; reused after Next or Remove
 
 struct AdmissionLimits {
-  int lookahead = 8;          // sequences looked at per round
+  int lookahead = 8;          // sequences that a round considers at most
   int max_passed = 64;        // times one that does not fit may be passed
   int prefix_window = 4;      // of one tenant, among which the longest cached prefix goes first; 1 = off
   int max_prefix_passed = 4;  // times one may be passed for that
@@ -54,6 +54,9 @@ struct WaitingEntry {
   absl::Time arrival;
   absl::Time deadline = absl::InfiniteFuture();
   bool preempted = false;  // it has run before
+  // So far: not 0 for one that Next returned and that could not join after all (times_passed(id) tells until the next
+  // Add); so it keeps its claim not to be passed for ever.
+  int32_t times_passed = 0;
 };
 
 // What a sequence needs to join.
@@ -86,8 +89,7 @@ class AdmissionQueue {
   struct Slot {
     WaitingEntry entry;
     uint64_t number = 0;  // of its Add
-    int32_t times_passed = 0;
-    int32_t look = -1;  // in looks_, within a round
+    int32_t look = -1;    // in looks_, within a round
     bool open = false;
   };
   // Place in a lane or among the preempted: by key, then number.
@@ -113,7 +115,10 @@ class AdmissionQueue {
   void DropIfEmpty(int32_t priority);
   Lane* FirstLane(Class* c);
   void SetBack(Lane* lane, int32_t set_back);
-  Look* LookAt(int32_t slot, NeedOf need);  // nullptr when the round has looked at as many as it may
+  // nullptr when the round has looked at as many as it may, or ahead at as many.
+  Look* Consider(int32_t slot, NeedOf need);
+  Look* LookAhead(int32_t slot, NeedOf need);
+  Look* LookAt(int32_t slot, NeedOf need);
   bool FirstOf(Lane* lane, NeedOf need, Look** first);
   Look* LongestPrefix(Lane* lane, Look* first, int32_t free_pages, NeedOf need);
   WaitingId Take(Look* look);
@@ -128,6 +133,7 @@ class AdmissionQueue {
 
   // The round.
   bool in_round_ = false, closed_ = false;
+  int32_t num_considered_ = 0, num_ahead_ = 0;
   int32_t events_ = 0, last_taken_ = 0;
   std::vector<Look> looks_;
   std::vector<Lane*> set_back_;  // lanes with something skipped

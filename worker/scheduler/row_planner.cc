@@ -10,10 +10,6 @@ namespace {
 
 bool Ready(const RowView& s) { return !s.paused && !s.blocked; }
 
-int32_t ToBoundary(const RowView& s, int32_t given, int32_t page_tokens) {
-  return page_tokens - (s.computed + given) % page_tokens;
-}
-
 // How much more of `share` the sequence takes beyond `given`: what is left of its prompt, or as many whole pages as
 // fit.
 int32_t Chunk(const RowView& s, int32_t given, int32_t share, int32_t page_tokens) {
@@ -97,8 +93,8 @@ void RowPlanner::GiveTurns(std::span<const RowView> running, uint64_t step, int3
     const int32_t fair = std::clamp(static_cast<int32_t>(int64_t{*share} * weight / weights), 1, spare);
     int32_t more = Chunk(s, 0, fair, limits_.page_tokens);
     if (more == 0) {
-      const int32_t to_boundary = ToBoundary(s, 0, limits_.page_tokens);
-      more = to_boundary <= spare ? to_boundary : due > 0 ? fair : 0;
+      const int32_t least = std::min(s.remaining, limits_.page_tokens - s.computed % limits_.page_tokens);
+      more = least <= spare ? least : due > 0 ? fair : 0;
     }
     (*rows)[static_cast<size_t>(i)] = more;
     *share -= more;

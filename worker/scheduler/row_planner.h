@@ -34,8 +34,7 @@ struct RowView {
   int32_t remaining = 0;       // tokens known and not yet computed; >= 1, exactly 1 when decoding
   int32_t computed = 0;        // tokens in its pages
   uint64_t admitted_step = 0;  // when it joined
-  uint64_t last_advanced =
-      0;  // last step that gave it rows, or that it was blocked or paused in, or in which it joined
+  uint64_t last_advanced = 0;  // the last step that gave it rows, or in which it was blocked or paused, or joined
   bool decoding = false;
   bool paused = false;
   bool blocked = false;  // waits for another to compute the page it needs next

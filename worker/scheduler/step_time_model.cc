@@ -9,7 +9,10 @@ namespace {
 
 // Units of the features, so that all three are of the order of one.
 constexpr double kTokenUnit = 256, kContextUnit = 65536;
-constexpr double kForget = 0.98;    // remembers about 50 steps
+constexpr double kForget = 0.98;     // remembers about 50 steps,
+constexpr double kForgetFast = 0.9;  // and 10 while the errors keep to one side: the machine has changed
+constexpr double kDrift = 0.15;      // mean error from which they do
+constexpr double kDriftRate = 0.1;
 constexpr double kMostChange = 4;   // an observation counts as this many times its prediction at most
 constexpr double kPriorSteps = 16;  // a coefficient's uncertainty: up to this many typical steps
 
@@ -39,19 +42,21 @@ void StepTimeModel::Observe(int32_t tokens, int64_t context, absl::Duration dura
   const double unit = ready() && predicted > 0 ? predicted : measured;
   const double seen = std::clamp(measured, unit / kMostChange, unit * kMostChange);
   const Vector x = {features[0] / unit, features[1] / unit, features[2] / unit};
-  Correct(x, (seen - predicted) / unit);
+  const double error = (seen - predicted) / unit;
+  Correct(x, error, std::abs(drift_) > kDrift ? kForgetFast : kForget);
+  drift_ += (error - drift_) * kDriftRate;
   KeepCoefficientsPositive();
   BoundCovariance();
   ++num_observed_;
 }
 
-void StepTimeModel::Correct(const Vector& x, double error) {
+void StepTimeModel::Correct(const Vector& x, double error, double forget) {
   const Vector px = {Dot(covariance_[0], x), Dot(covariance_[1], x), Dot(covariance_[2], x)};
-  const double divisor = kForget + Dot(x, px);
+  const double divisor = forget + Dot(x, px);
   for (size_t i = 0; i < 3; ++i) theta_[i] += px[i] / divisor * error;
   for (size_t i = 0; i < 3; ++i) {
     for (size_t j = 0; j <= i; ++j) {
-      covariance_[i][j] = (covariance_[i][j] - px[i] * px[j] / divisor) / kForget;
+      covariance_[i][j] = (covariance_[i][j] - px[i] * px[j] / divisor) / forget;
       covariance_[j][i] = covariance_[i][j];
     }
   }

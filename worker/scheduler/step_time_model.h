@@ -1,7 +1,7 @@
 // How long a step will take, learnt from the steps before: t = a + b * tokens + c * context, all three >= 0.
 // tokens: rows of the step. context: sum over these rows of the tokens each attends to, so a decode row of a sequence
 // with 1,000 tokens in its pages counts 1,000, and a chunk of m prompt rows behind p tokens m * p + m * m / 2.
-// Thread-safety: none needed (engine thread).  Owns: fourteen numbers.  Cost: O(1), some tens of nanoseconds; allocates
+// Thread-safety: none needed (engine thread).  Owns: fifteen numbers.  Cost: O(1), some tens of nanoseconds; allocates
 // nothing.  Errors: none; observations that cannot be (not positive, not finite) are ignored.
 //
 // Method: recursive least squares of the relative error with forgetting, so that short and long steps weigh alike and a
@@ -44,7 +44,7 @@ class StepTimeModel {
   static constexpr uint64_t kWarmup = 8;
   using Vector = std::array<double, 3>;
 
-  void Correct(const Vector& x, double error);
+  void Correct(const Vector& x, double error, double forget);
   void KeepCoefficientsPositive();
   void BoundCovariance();
   void SetCovariance(double variance);
@@ -53,6 +53,7 @@ class StepTimeModel {
   Vector theta_;                      // of the scaled features
   std::array<Vector, 3> covariance_;  // symmetric, positive
   double typical_ = 0;                // seconds of a step, lately
+  double drift_ = 0;                  // mean of the relative errors, lately
   uint64_t num_observed_ = 0;
 };
 

@@ -42,8 +42,12 @@ void TenantCounters::Release(TenantId tenant) {
 void TenantCounters::AddWaiting(TenantId tenant) {
   Tenant& t = At(tenant);
   CHECK_GE(t.users, 1);
-  if (t.waiting++ > 0) return;
+  if (t.waiting > 0) {
+    ++t.waiting;
+    return;
+  }
   t.counter = std::max(t.counter, Lift());
+  t.waiting = 1;
   ++num_waiting_;
   if (t.in_heap) return;
   t.in_heap = true;
