@@ -23,12 +23,12 @@ std::string ProcessorName() {
 }
 
 void PrintTable(const std::vector<KvFigure>& figures) {
-  std::printf("machine: %s\n%-46s %5s %9s %9s %9s %8s\n", ProcessorName().c_str(), "", "", "at most", "dunlin", "list",
+  std::printf("machine: %s\n%-52s %5s %9s %9s %9s %8s\n", ProcessorName().c_str(), "", "", "at most", "dunlin", "list",
               "list/our");
   for (const KvFigure& f : figures) {
     char target[32] = "-";
     if (f.target >= 0) std::snprintf(target, sizeof(target), "%.0f", f.target);
-    std::printf("%-46s %5s %9s %9.2f %9.2f ", f.name.c_str(), f.unit.c_str(), target, f.ours, f.baseline);
+    std::printf("%-52s %5s %9s %9.2f %9.2f ", f.name.c_str(), f.unit.c_str(), target, f.ours, f.baseline);
     f.ours > 0 ? std::printf("%7.1fx", f.baseline / f.ours) : std::printf("%8s", "-");
     std::printf("%s\n", f.target >= 0 && f.ours > f.target ? "  over" : "");
   }

@@ -28,6 +28,8 @@ std::vector<KvFigure> RunPageFigures(const KvBenchOptions& options);
 std::vector<KvFigure> RunCacheFigures(const KvBenchOptions& options);
 std::vector<KvFigure> RunStepFigures(const KvBenchOptions& options);
 
+// Of this thread on the processor: what else runs on the machine costs caches, but not whole time slices.
+double Nanoseconds();
 double Median(std::vector<double> values);
 double Percentile(std::vector<double> values, double fraction);
 

@@ -1,5 +1,4 @@
 // A scheduling step of the engine while everybody decodes.
-#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -20,10 +19,9 @@ namespace {
 constexpr int kPageTokens = 16;
 constexpr int kPromptTokens = 64;
 constexpr int kVocab = 97;
-constexpr int kWarmUp = 40;
-using Clock = std::chrono::steady_clock;
+constexpr int kWarmUp = 200;
 
-double Microseconds(Clock::duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
+double Microseconds(double from, double to) { return (to - from) / 1e3; }
 
 std::vector<int32_t> Prompt(int which) {
   std::vector<int32_t> prompt(kPromptTokens);
@@ -66,7 +64,7 @@ class EngineSteps {
   StepTimes Run() {
     // Until all are decoding, and then some steps more.
     while (core_->stats().running < static_cast<int32_t>(streams_.size())) Step(nullptr);
-    for (int i = 0; i < kWarmUp / 4; ++i) Step(nullptr);
+    for (int i = 0; i < kWarmUp / 2; ++i) Step(nullptr);
     StepTimes times;
     times.schedule.reserve(static_cast<size_t>(steps_));
     times.absorb.reserve(static_cast<size_t>(steps_));
@@ -88,23 +86,23 @@ class EngineSteps {
     o.num_pages = PagesOf(options) * options.decoding;
     o.max_rows = options.decoding * 2;
     o.before_step = [this](const worker::StepBatch&) {
-      runner_begins_ = Clock::now();
+      runner_begins_ = Nanoseconds();
       return absl::OkStatus();
     };
     o.next_token = [this](uint64_t hash, int32_t) {
-      runner_ends_ = Clock::now();
+      runner_ends_ = Nanoseconds();
       return static_cast<int32_t>(hash % kVocab);
     };
     return o;
   }
 
   void Step(StepTimes* times) {
-    const Clock::time_point start = Clock::now();
+    const double start = Nanoseconds();
     CHECK(core_->Step());
-    const Clock::time_point end = Clock::now();
+    const double end = Nanoseconds();
     if (times != nullptr) {
-      times->schedule.push_back(Microseconds(runner_begins_ - start));
-      times->absorb.push_back(Microseconds(end - runner_ends_));
+      times->schedule.push_back(Microseconds(start, runner_begins_));
+      times->absorb.push_back(Microseconds(runner_ends_, end));
     }
     core_->DeliverEnds();
     for (const auto& stream : streams_) stream->Take(&update_);
@@ -112,7 +110,7 @@ class EngineSteps {
   }
 
   const int steps_;
-  Clock::time_point runner_begins_, runner_ends_;
+  double runner_begins_ = 0, runner_ends_ = 0;
   FakeClock clock_;
   worker::FakeRunner runner_;
   std::unique_ptr<worker::EngineCore> core_;
@@ -126,12 +124,12 @@ StepTimes RunListScheduler(const KvBenchOptions& options) {
   StepTimes times;
   const uint64_t before = NumAllocations();
   for (int i = 0; i < options.steps; ++i) {
-    const Clock::time_point start = Clock::now();
+    const double start = Nanoseconds();
     const ListScheduler::Batch batch = scheduler.Schedule();
-    const Clock::time_point middle = Clock::now();
+    const double middle = Nanoseconds();
     scheduler.Absorb(batch, i % kVocab);
-    times.schedule.push_back(Microseconds(middle - start));
-    times.absorb.push_back(Microseconds(Clock::now() - middle));
+    times.schedule.push_back(Microseconds(start, middle));
+    times.absorb.push_back(Microseconds(middle, Nanoseconds()));
   }
   times.allocations = static_cast<double>(NumAllocations() - before) / options.steps;
   return times;

@@ -90,6 +90,7 @@ class FaultyStore final : public kv::KvStore {
     if (fault_ == Fault::kLoseAdded && !events->added.empty()) events->added.pop_back();
     if (fault_ == Fault::kLoseRemoved && !events->removed.empty()) events->removed.pop_back();
   }
+  void ListHashes(std::vector<uint64_t>* hashes) const override { store_->ListHashes(hashes); }
   kv::KvStats Stats() const override {
     kv::KvStats stats = store_->Stats();
     if (fault_ == Fault::kBadBooks && stats.cached > 0) --stats.cached, ++stats.blank, ++stats.held;

@@ -1,7 +1,7 @@
 #include "tests/kvstore_model/kv_world.h"
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -47,6 +47,10 @@ std::string KvWorld::Run() {
     if (error_.empty()) Verify();
   }
   if (error_.empty()) Finish();
+  // A store that goes while pins are left CHECK-fails, and what is to be told is the first difference.
+  for (const auto& [page, count] : model_->pins) {
+    for (int i = 0; i < count; ++i) store_->Unpin(static_cast<kv::PageId>(page));
+  }
   return error_;
 }
 
@@ -130,6 +134,8 @@ void KvWorld::Submit() {
     if (k < whole) model_->indexed[page] = s.path[static_cast<size_t>((k + 1) * options_.page_tokens - 1)];
   }
   model_->open[s.id] = std::move(s);
+  // What does not come back from the host is forgotten before anybody else can match it.
+  if (result.restored_tokens > 0) CarryOutMoves();
 }
 
 int KvWorld::HeldPrefix(const ModelSequence& s) const {
@@ -137,8 +143,9 @@ int KvWorld::HeldPrefix(const ModelSequence& s) const {
   int tokens = 0;
   while (tokens + options_.page_tokens <= limit) {
     const int node = s.path[static_cast<size_t>(tokens + options_.page_tokens - 1)];
-    const bool held = std::any_of(model_->indexed.begin(), model_->indexed.end(),
-                                  [node](const auto& entry) { return entry.second == node; });
+    const bool held = std::any_of(model_->indexed.begin(), model_->indexed.end(), [&](const auto& entry) {
+      return entry.second == node && model_->TablesNaming(entry.first) > 0;
+    });
     if (!held) break;
     tokens += options_.page_tokens;
   }
@@ -167,7 +174,7 @@ void KvWorld::CheckMatch(const ModelSequence& s, const kv::MatchOptions& options
     const int32_t page = s.table[static_cast<size_t>(k)];
     const auto known = model_->indexed.find(page);
     const int node = s.path[static_cast<size_t>((k + 1) * P - 1)];
-    if (model_->Held(page)) {
+    if (model_->TablesNaming(page) > 0) {
       Expect(known != model_->indexed.end() && known->second == node, "Match: page ", page,
              " is held for something else");
     }
@@ -184,8 +191,10 @@ void KvWorld::CheckMatch(const ModelSequence& s, const kv::MatchOptions& options
     if (exact) Expect(whole == present, "Match: ", whole, " tokens of ", present, " in the cache");
     if (options_.host_slots == 0) {
       const int part = model_->LongestPart(model_->Root(s.cache_namespace), s.path, whole, limit);
-      Expect(r.copied_tokens == part || (r.copied_tokens == 0 && before.blank == 0), "Match: ", r.copied_tokens,
-             " tokens copied of ", part, " in common");
+      // Among many pages after one prefix the store looks at some.
+      const bool looks_at_all = std::pow(vocab_, options_.page_tokens) <= 16;
+      Expect(r.copied_tokens == part || (r.copied_tokens < part && (before.blank == 0 || !looks_at_all)),
+             "Match: ", r.copied_tokens, " tokens copied of ", part, " in common");
     }
   }
   Count(whole > 0 ? Seen::kMatchWhole : Seen::kMatchNothing);
@@ -205,7 +214,7 @@ ModelSequence* KvWorld::Any(bool in_step) {
 void KvWorld::Close(ModelSequence* s) {
   Log("close ", s->id, s->in_step ? " (planned)" : "");
   if (s->in_step) Count(Seen::kPreempted);
-  for (auto& [node, owner] : model_->claims) owner = owner == s->id ? -1 : owner;
+  LoosenClaims(s->id);
   remembered_.push_back(s->tokens);
   if (remembered_.size() > 6) remembered_.erase(remembered_.begin());
   store_->Release(Id(*s));
@@ -213,6 +222,11 @@ void KvWorld::Close(ModelSequence* s) {
   model_->Drop(s, 0);
   model_->open.erase(s->id);
   if (model_->Quarantined() > before) Count(Seen::kQuarantine);
+}
+
+// A sequence that was planned does something else: its claims may stand until the end of the step or not.
+void KvWorld::LoosenClaims(int id) {
+  for (auto& [node, owner] : model_->claims) owner = owner == id ? -1 : owner;
 }
 
 void KvWorld::ForkOne() {
@@ -240,6 +254,7 @@ void KvWorld::TruncateOne() {
 
 void KvWorld::TruncateTo(ModelSequence* s, int tokens) {
   Log("truncate ", s->id, " to ", tokens);
+  LoosenClaims(s->id);
   store_->Truncate(Id(*s), tokens);
   model_->Drop(s, static_cast<size_t>(model_->Pages(tokens)));
   s->computed = std::min(s->computed, tokens);

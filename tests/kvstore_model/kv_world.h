@@ -109,7 +109,7 @@ class KvWorld {
   bool ClaimPages(ModelSequence* s, int target);
   kv::ReserveOutcome ReservePages(ModelSequence* s, int target);
   void TakeGranted(ModelSequence* s, int target);
-  void WriteAndPublish();
+  void WriteMembers();
   void PublishOne(ModelSequence* s, const std::vector<int32_t>& tokens);
   void FailMembers();
   void AfterStep(ModelSequence* s);
@@ -117,6 +117,7 @@ class KvWorld {
   void ForgetRestored();  // FailRestore for what the last Drain could not restore
   void ForgetRestoredPage(int32_t page);
   void TruncateTo(ModelSequence* s, int tokens);
+  void LoosenClaims(int id);
   int HeldPrefix(const ModelSequence& s) const;
   ModelSequence* Any(bool in_step);  // nullptr when there is none
   void Verify();

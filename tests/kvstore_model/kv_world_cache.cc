@@ -1,5 +1,6 @@
 // Operations on the cache and on transfers, and the comparison after every operation.
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -87,7 +88,7 @@ void KvWorld::Drain() {
   }
 }
 
-// Outside a step: what could not be restored is forgotten at once, and nothing is outstanding then.
+// What could not be restored is forgotten at once; nothing is outstanding then.
 void KvWorld::CarryOutMoves() {
   Drain();
   ForgetRestored();
@@ -102,27 +103,19 @@ void KvWorld::ForgetRestored() {
 }
 
 void KvWorld::ForgetRestoredPage(int32_t page) {
-  const auto known = model_->indexed.find(page);
-  if (known == model_->indexed.end()) return;  // it is somebody else's by now
-  const int node = known->second;
-  std::vector<int> readers;
   for (auto& [id, s] : model_->open) {
-    if (std::count(s.table.begin(), s.table.end(), page) > 0) readers.push_back(id);
-  }
-  for (const int id : readers) {
-    ModelSequence& s = model_->open.at(id);
     const auto at = std::find(s.table.begin(), s.table.end(), page);
-    if (at == s.table.end()) continue;
+    if (at == s.table.end()) continue;  // went with one before it
+    const int node = model_->indexed.at(page);
     const int keep = static_cast<int>(at - s.table.begin()) * options_.page_tokens;
     const int32_t matched = store_->FailRestore(Id(s), static_cast<kv::PageId>(page));
     Log("restore of page ", page, " failed for ", id, ": matched ", matched);
     Expect(matched == keep, "FailRestore says ", matched, " where ", keep, " tokens are left");
     s.computed = std::min(s.computed, keep);
-    s.in_step = false;
     model_->Drop(&s, static_cast<size_t>(model_->Pages(keep)));
+    model_->ForgetIndexed(node);
     Count(Seen::kFailedRestore);
   }
-  model_->ForgetIndexed(node);
 }
 
 void KvWorld::TakeEvents() {
@@ -131,6 +124,9 @@ void KvWorld::TakeEvents() {
   for (const uint64_t hash : events.removed) {
     const int node = model_->tree.Find(hash);
     Expect(node >= 0 && model_->present.erase(node) == 1, "an event removes what is not there");
+    // A page that only a pin holds may leave the index.
+    std::erase_if(model_->indexed,
+                  [&](const auto& e) { return e.second == node && model_->TablesNaming(e.first) == 0; });
   }
   for (const uint64_t hash : events.added) {
     const int node = model_->tree.Find(hash);
@@ -169,6 +165,13 @@ void KvWorld::Peek() {
 // Everything that was ever published is found exactly when the replayed events say so.
 void KvWorld::Audit() {
   TakeEvents();
+  std::vector<uint64_t> hashes;
+  store_->ListHashes(&hashes);
+  const std::set<uint64_t> listed(hashes.begin(), hashes.end());
+  if (!Expect(listed.size() == hashes.size() && listed.size() == model_->present.size(), "ListHashes lists ",
+              hashes.size(), " and the events say ", model_->present.size())) {
+    return;
+  }
   for (const int node : model_->published) {
     const int depth = model_->tree.depth(node);
     std::vector<int32_t> tokens = model_->tree.Tokens(node, depth);
