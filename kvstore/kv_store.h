@@ -76,6 +76,7 @@ class KvStore {
   virtual int32_t Flush() = 0;  // drops every cached, unreferenced page and every host record; how many pages
   virtual void TakeEvents(CacheEvents* events) = 0;  // appends; since the last call, in an order that can be replayed:
                                                      // removed first, then added
+  virtual void ListHashes(std::vector<uint64_t>* hashes) const = 0;  // appends those present; with record_events only
   virtual KvStats Stats() const = 0;
   virtual int32_t AvailablePages() const = 0;  // blank plus evictable
 
