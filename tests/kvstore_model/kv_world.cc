@@ -20,6 +20,7 @@ kv::KvOptions ReadOptions(ByteSource* source, uint64_t hash_mask) {
   o.max_pages_per_sequence = std::min(o.num_pages, source->Pick(2, 11));
   o.prefix_caching = !source->Chance(5);
   o.host_slots = source->Chance(50) ? 0 : source->Pick(1, 16);
+  if (source->Chance(15)) o.eviction = kv::EvictionPolicy::kLru;
   o.record_events = true;
   o.hash_key = 0x9E3779B97F4A7C15u;
   o.hash_mask = hash_mask;

@@ -89,6 +89,7 @@ bool KvWorld::ClaimPages(ModelSequence* s, int target) {
   if (!taken || claim->second != -1) {
     Expect(granted != taken, "Claim of sequence ", s->id, " from ", s->computed, granted ? " granted" : " refused");
   }
+  LoosenClaims(s->id);  // what it claimed earlier in this step
   if (!granted) {
     Expect(store_->DebugSnapshot() == before, "a refused Claim left something");
     Count(Seen::kClaimRefused);
