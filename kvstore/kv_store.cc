@@ -129,8 +129,7 @@ ReserveOutcome PagedKvStore::Reserve(SequenceId seq, int32_t computed, int32_t n
   // What follows a page that is written again is shared or indexed only if that page was.
   if (last > first && had > needed && !MayWrite(s.table.page(needed))) s.table.Shrink(needed);
   ReplaceUnwritable(&s, first, old_last, computed % page_tokens_ != 0, &fresh);
-  while (s.table.size() < needed) s.table.Append(std::move(fresh_[--fresh]));
-  CHECK_EQ(fresh, 0u);
+  for (size_t i = 0; s.table.size() < needed; ++i) s.table.Append(std::move(fresh_[i]));
   fresh_.clear();
   if (last > first) ExtendWriteSet(&s, first, last);
   return ReserveOutcome::kGranted;
