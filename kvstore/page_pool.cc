@@ -12,28 +12,6 @@ constexpr auto Bits(PageState s) { return static_cast<uint32_t>(s); }
 
 }  // namespace
 
-PageRef& PageRef::operator=(PageRef&& o) noexcept {
-  if (this != &o) {
-    Reset();
-    pool_ = std::exchange(o.pool_, nullptr);
-    page_ = o.page_;
-    generation_ = o.generation_;
-  }
-  return *this;
-}
-
-void PageRef::Reset() {
-  if (pool_ == nullptr) return;
-  pool_->CheckHandle(page_, generation_);
-  std::exchange(pool_, nullptr)->Unref(page_, 0);
-}
-
-PageRef PageRef::Share() const {
-  CHECK(held()) << "sharing an empty page handle";
-  pool_->CheckHandle(page_, generation_);
-  return pool_->AddRef(page_);
-}
-
 PagePool::PagePool(int32_t num_pages, EvictionPolicy policy, EvictionListener* listener)
     : listener_(listener), cached_(policy) {
   CHECK_GE(num_pages, 1);
@@ -54,6 +32,61 @@ size_t PagePool::Index(PageId page) const {
   return static_cast<size_t>(index);
 }
 
+void PagePool::CheckHandle(int32_t page, uint16_t generation) const {
+  const Meta& m = meta_[static_cast<size_t>(page)];
+  CHECK(m.generation == generation && Held(m) && m.refs > 0)
+      << "stale handle of page " << page << ": generation " << generation << ", now " << m.generation << ", " << Refs(m)
+      << " references";
+}
+
+// Inlined, so that where both states are known nothing of the rest is left.
+[[gnu::always_inline]] inline void PagePool::Transition(int32_t page, PageState from, PageState to) {
+  Meta& m = meta_[static_cast<size_t>(page)];
+  CHECK(m.state == Bits(from) && Refs(m) == 0) << "page " << page << " in state " << m.state;
+  switch (from) {
+    case PageState::kBlank:
+      CHECK(to == PageState::kHeld && blank_top_ == page) << "page " << page;
+      blank_top_ = m.next;
+      --blank_size_;
+      break;
+    case PageState::kHeld:
+      CHECK(to != PageState::kHeld) << "page " << page;
+      ++m.generation;
+      break;
+    case PageState::kCached:
+      CHECK(to == PageState::kHeld || to == PageState::kBlank) << "page " << page;
+      cached_.Remove(meta_.data(), page);
+      break;
+    case PageState::kQuarantine:
+      CHECK(to == PageState::kBlank) << "page " << page;
+      quarantine_.Remove(meta_.data(), page);
+      break;
+  }
+  m.state = Bits(to) & 3u;
+  switch (to) {
+    case PageState::kBlank:
+      CHECK(m.node == -1) << "blank page " << page << " is in the index";
+      m.prev = -1;
+      m.next = blank_top_;
+      blank_top_ = page;
+      ++blank_size_;
+      break;
+    case PageState::kHeld:
+      // A cached page stays worth keeping; a blank one has yet to earn it.
+      m.fate = Bits(from == PageState::kCached ? PageState::kCached : PageState::kBlank) & 3u;
+      m.rank = 0;
+      if (from == PageState::kBlank) m.level = 0;
+      m.refs = m.pins = 0;
+      break;
+    case PageState::kCached:
+      cached_.Insert(meta_.data(), page, static_cast<int>(m.rank), m.level);
+      break;
+    case PageState::kQuarantine:
+      quarantine_.Append(meta_.data(), page);
+      break;
+  }
+}
+
 ReserveOutcome PagePool::Acquire(std::span<PageRef> out) {
   const auto wanted = static_cast<int64_t>(out.size());
   if (wanted > available()) {
@@ -61,33 +94,47 @@ ReserveOutcome PagePool::Acquire(std::span<PageRef> out) {
   }
   for (PageRef& ref : out) {
     CHECK(!ref.held()) << "acquiring into a handle that holds page " << ref.page_;
-    if (blank_size_ == 0) {
-      const int32_t victim = cached_.Weakest();
-      cached_.AgeTo(meta_[static_cast<size_t>(victim)]);
-      if (listener_ != nullptr) listener_->OnEvict(static_cast<PageId>(victim));
-      Transition(victim, PageState::kBlank);
-      ++evictions_;
-    }
-    ref = AddRef(blank_top_);
+    if (blank_size_ == 0) Evict();
+    const int32_t page = blank_top_;
+    Transition(page, PageState::kBlank, PageState::kHeld);
+    Meta& m = meta_[static_cast<size_t>(page)];
+    m.refs = 1;
+    ref.pool_ = this;
+    ref.page_ = page;
+    ref.generation_ = m.generation;
   }
   return ReserveOutcome::kGranted;
 }
 
-PageRef PagePool::Hold(PageId page) {
-  const PageState now = state(page);
-  CHECK(now == PageState::kHeld || now == PageState::kCached) << static_cast<int>(now);
-  return AddRef(static_cast<int32_t>(page));
+void PagePool::Evict() {
+  const int32_t victim = cached_.Weakest();
+  const Meta& m = meta_[static_cast<size_t>(victim)];
+  // The one after the next, whose turn is in two: lists run across all pages.
+  if (m.next >= 0) {
+    if (const int32_t ahead = meta_[static_cast<size_t>(m.next)].next; ahead >= 0) Prefetch(PageId{ahead});
+  }
+  cached_.AgeTo(m);
+  if (listener_ != nullptr) listener_->OnEvict(static_cast<PageId>(victim));
+  Transition(victim, PageState::kCached, PageState::kBlank);
+  ++evictions_;
 }
 
-void PagePool::Pin(PageId page) {
-  const PageState now = state(page);
-  CHECK(now == PageState::kHeld || now == PageState::kCached) << "pinning a page in state " << static_cast<int>(now);
-  AddReference(static_cast<int32_t>(page), 1);
+PageRef PagePool::Hold(PageId page) {
+  AddReference(page, 0);
+  return PageRef(this, static_cast<int32_t>(page), meta_[static_cast<size_t>(page)].generation);
 }
+
+void PagePool::Pin(PageId page) { AddReference(page, 1); }
 
 void PagePool::Unpin(PageId page) {
   CHECK_GT(pins(page), 0);
-  Unref(static_cast<int32_t>(page), 1);
+  Meta& m = meta_[Index(page)];
+  waiting_for_pins_ -= WaitsForPins(m) ? 1 : 0;
+  --m.refs;
+  --m.pins;
+  pinned_ -= m.pins == 0 ? 1 : 0;
+  waiting_for_pins_ += WaitsForPins(m) ? 1 : 0;
+  if (m.refs == 0) Transition(static_cast<int32_t>(page), PageState::kHeld, static_cast<PageState>(m.fate));
 }
 
 void PagePool::SetFate(PageId page, PageState fate) {
@@ -114,12 +161,12 @@ void PagePool::Requeue(PageId page, int weight) {
 
 void PagePool::Discard(PageId page) {
   CHECK_EQ(state(page), PageState::kCached);
-  Transition(static_cast<int32_t>(page), PageState::kBlank);
+  Transition(static_cast<int32_t>(page), PageState::kCached, PageState::kBlank);
 }
 
 int32_t PagePool::Absolve() {
   const int32_t n = quarantine_.size;
-  while (quarantine_.head >= 0) Transition(quarantine_.head, PageState::kBlank);
+  while (quarantine_.head >= 0) Transition(quarantine_.head, PageState::kQuarantine, PageState::kBlank);
   return n;
 }
 
@@ -127,14 +174,17 @@ bool PagePool::WaitsForPins(const Meta& m) {
   return Pins(m) > 0 && m.refs == m.pins && m.fate != Bits(PageState::kQuarantine);
 }
 
-PageRef PagePool::AddRef(int32_t page) {
-  AddReference(page, 0);
-  return PageRef(this, page, meta_[static_cast<size_t>(page)].generation);
-}
-
-void PagePool::AddReference(int32_t page, int pins) {
-  Meta& m = meta_[static_cast<size_t>(page)];
-  if (!Held(m)) Transition(page, PageState::kHeld);
+void PagePool::AddReference(PageId page, int pins) {
+  const auto p = static_cast<int32_t>(page);
+  Meta& m = meta_[Index(page)];
+  if (!Held(m)) {
+    CHECK_EQ(state(page), PageState::kCached) << "taking page " << p;
+    Transition(p, PageState::kCached, PageState::kHeld);
+  }
+  if (pins == 0 && m.pins == 0) {
+    ++m.refs;
+    return;
+  }
   waiting_for_pins_ -= WaitsForPins(m) ? 1 : 0;
   pinned_ += pins > 0 && m.pins == 0 ? 1 : 0;
   ++m.refs;
@@ -142,70 +192,36 @@ void PagePool::AddReference(int32_t page, int pins) {
   waiting_for_pins_ += WaitsForPins(m) ? 1 : 0;
 }
 
-void PagePool::Unref(int32_t page, int pins) {
+void PagePool::Unref(int32_t page, uint16_t generation) {
+  CheckHandle(page, generation);
   Meta& m = meta_[static_cast<size_t>(page)];
-  CHECK_GT(Refs(m) - m.pins + pins, 0) << "page " << page;  // a handle never gives up a pin
-  waiting_for_pins_ -= WaitsForPins(m) ? 1 : 0;
-  --m.refs;
-  m.pins -= pins;
-  pinned_ -= pins > 0 && m.pins == 0 ? 1 : 0;
-  waiting_for_pins_ += WaitsForPins(m) ? 1 : 0;
-  if (m.refs == 0) Transition(page, static_cast<PageState>(m.fate));
+  if (m.pins > 0) {
+    CHECK_GT(m.refs, m.pins) << "page " << page;
+    --m.refs;
+    waiting_for_pins_ += WaitsForPins(m) ? 1 : 0;
+  } else if (--m.refs == 0) {
+    Transition(page, PageState::kHeld, static_cast<PageState>(m.fate));
+  }
 }
 
-void PagePool::CheckHandle(int32_t page, uint32_t generation) const {
-  const Meta& m = meta_[static_cast<size_t>(page)];
-  CHECK_EQ(uint32_t{m.generation}, generation) << "stale handle of page " << page;
-  CHECK_GT(Refs(m), 0);
+PageRef& PageRef::operator=(PageRef&& o) noexcept {
+  if (this != &o) {
+    Reset();
+    pool_ = std::exchange(o.pool_, nullptr);
+    page_ = o.page_;
+    generation_ = o.generation_;
+  }
+  return *this;
 }
 
-void PagePool::Transition(int32_t page, PageState to) {
-  Meta& m = meta_[static_cast<size_t>(page)];
-  CHECK_EQ(Refs(m), 0);
-  const auto from = static_cast<PageState>(m.state);
-  switch (from) {
-    case PageState::kBlank:
-      CHECK_EQ(to, PageState::kHeld);
-      CHECK_EQ(blank_top_, page);
-      blank_top_ = m.next;
-      --blank_size_;
-      break;
-    case PageState::kHeld:
-      CHECK_NE(to, PageState::kHeld);
-      m.generation = (m.generation + 1) & 0x3FFFFu;
-      break;
-    case PageState::kCached:
-      CHECK(to == PageState::kHeld || to == PageState::kBlank) << static_cast<int>(to);
-      cached_.Remove(meta_.data(), page);
-      break;
-    case PageState::kQuarantine:
-      CHECK_EQ(to, PageState::kBlank);
-      quarantine_.Remove(meta_.data(), page);
-      break;
-  }
-  switch (to) {
-    case PageState::kBlank:
-      CHECK_EQ(m.node, -1) << "a blank page is in the index";
-      m.prev = -1;
-      m.next = blank_top_;
-      blank_top_ = page;
-      ++blank_size_;
-      break;
-    case PageState::kHeld:
-      // A cached page stays worth keeping; a blank one has yet to earn it.
-      m.fate = Bits(from == PageState::kCached ? PageState::kCached : PageState::kBlank) & 3u;
-      m.rank = 0;
-      if (from == PageState::kBlank) m.level = 0;
-      m.refs = m.pins = 0;
-      break;
-    case PageState::kCached:
-      cached_.Insert(meta_.data(), page, static_cast<int>(m.rank), m.level);
-      break;
-    case PageState::kQuarantine:
-      quarantine_.Append(meta_.data(), page);
-      break;
-  }
-  m.state = Bits(to) & 3u;
+void PageRef::Reset() {
+  if (pool_ != nullptr) std::exchange(pool_, nullptr)->Unref(page_, generation_);
+}
+
+PageRef PageRef::Share() const {
+  CHECK(held()) << "sharing an empty page handle";
+  pool_->CheckHandle(page_, generation_);
+  return pool_->Hold(page());
 }
 
 KvStats PagePool::stats() const {

@@ -58,7 +58,7 @@ class PagePool {
   void SetFate(PageId page, PageState fate);
   // Of a held page: how much it counts when it becomes cached, and at which level (EvictionQueue).
   void SetWeight(PageId page, int weight);
-  void SetLevel(PageId page, size_t level) { meta_[Index(page)].level = static_cast<uint32_t>(level) & 63u; }
+  void SetLevel(PageId page, size_t level) { meta_[Index(page)].level = static_cast<uint8_t>(level); }
   // The index' name for the page, -1 for none; a fresh page has none.
   void SetNode(PageId page, int32_t node) { meta_[Index(page)].node = node; }
   // A cached page enters the eviction queue anew, as if released now; or becomes blank, forgotten by the caller.
@@ -98,11 +98,11 @@ class PagePool {
       int32_t pins;       // kHeld
     };
     int32_t node = -1;
-    uint32_t generation : 18 = 0;  // counts the times the page stopped being held
-    uint32_t state : 2 = 0;
-    uint32_t fate : 2 = 0;
-    uint32_t rank : 4 = 0;  // kCached: the queue's; kHeld: the weight
-    uint32_t level : 6 = 0;
+    uint16_t generation = 0;  // counts the times the page stopped being held
+    uint8_t state : 2 = 0;
+    uint8_t fate : 2 = 0;
+    uint8_t rank : 4 = 0;  // kCached: the queue's; kHeld: the weight
+    uint8_t level = 0;
   };
 
  public:
@@ -114,21 +114,21 @@ class PagePool {
   static int32_t Refs(const Meta& m) { return Held(m) ? m.refs : 0; }
   static int32_t Pins(const Meta& m) { return Held(m) ? m.pins : 0; }
   // The only function that changes a state, and with it the structure that lists the page.
-  void Transition(int32_t page, PageState to);
-  // Counts the pages that only pins keep from being available.
+  void Transition(int32_t page, PageState from, PageState to);
+  // Whether only pins keep the page from being available.
   static bool WaitsForPins(const Meta& m);
-  PageRef AddRef(int32_t page);
-  void AddReference(int32_t page, int pins);
-  void Unref(int32_t page, int pins);
-  void CheckHandle(int32_t page, uint32_t generation) const;
+  void Evict();
+  void AddReference(PageId page, int pins);
+  void Unref(int32_t page, uint16_t generation);
+  void CheckHandle(int32_t page, uint16_t generation) const;
   std::string CheckList(const char* name, const LinkedList<Meta>& list, PageState state) const;
 
   EvictionListener* const listener_;
   std::vector<Meta> meta_;
-  int32_t blank_top_ = -1;
-  int32_t blank_size_ = 0;
+  int32_t blank_top_ = -1;  // not beside blank_size_: written as one word and read as two they would stall
   EvictionQueue<Meta> cached_;
   LinkedList<Meta> quarantine_;
+  int32_t blank_size_ = 0;
   int32_t waiting_for_pins_ = 0;
   int32_t pinned_ = 0;
   uint64_t evictions_ = 0;

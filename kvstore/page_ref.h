@@ -29,11 +29,11 @@ class PageRef {
 
  private:
   friend class PagePool;
-  PageRef(PagePool* pool, int32_t page, uint32_t generation) : pool_(pool), page_(page), generation_(generation) {}
+  PageRef(PagePool* pool, int32_t page, uint16_t generation) : pool_(pool), page_(page), generation_(generation) {}
 
   PagePool* pool_ = nullptr;
   int32_t page_ = -1;
-  uint32_t generation_ = 0;
+  uint16_t generation_ = 0;
 };
 
 }  // namespace dunlin::kv

@@ -141,7 +141,7 @@ TEST(PagePoolDeathTest, OnlyAPageInUseIsPinnedAndOnlyAPinIsTakenBack) {
   PagePool pool(2);
   std::vector<PageRef> refs = MustAcquire(&pool, 1);
   EXPECT_DEATH(pool.Unpin(refs[0].page()), "pins");
-  EXPECT_DEATH(pool.Pin(PageId{1}), "pinning");
+  EXPECT_DEATH(pool.Pin(PageId{1}), "taking page 1");
   EXPECT_DEATH(pool.Pin(PageId{2}), "page 2");
 }
 
