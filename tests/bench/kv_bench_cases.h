@@ -13,7 +13,7 @@ struct KvBenchOptions {
   int32_t num_pages = 131'072;
   int32_t prompt_pages = 256;  // 4,096 tokens
   int decoding = 256;          // sequences in the scheduling step
-  int steps = 2'000;           // of them
+  int steps = 400;             // of them
   int repeat = 5;
 };
 

@@ -19,7 +19,7 @@ namespace {
 constexpr int kPageTokens = 16;
 constexpr int kPromptTokens = 64;
 constexpr int kVocab = 97;
-constexpr int kWarmUp = 200;
+constexpr int kWarmUp = 300;
 
 double Microseconds(double from, double to) { return (to - from) / 1e3; }
 
@@ -64,14 +64,13 @@ class EngineSteps {
   StepTimes Run() {
     // Until all are decoding, and then some steps more.
     while (core_->stats().running < static_cast<int32_t>(streams_.size())) Step(nullptr);
-    for (int i = 0; i < kWarmUp / 2; ++i) Step(nullptr);
+    for (int i = 0; i < kWarmUp / 3; ++i) Step(nullptr);
     StepTimes times;
     times.schedule.reserve(static_cast<size_t>(steps_));
     times.absorb.reserve(static_cast<size_t>(steps_));
     const uint64_t before = NumAllocations();
-    const int steps = steps_ - kPromptTokens;
-    for (int i = 0; i < steps; ++i) Step(&times);
-    times.allocations = static_cast<double>(NumAllocations() - before) / steps;
+    for (int i = 0; i < steps_; ++i) Step(&times);
+    times.allocations = static_cast<double>(NumAllocations() - before) / steps_;
     CHECK_EQ(core_->stats().running, static_cast<int32_t>(streams_.size()));
     core_->FailAll(absl::CancelledError("done"));
     return times;
@@ -135,10 +134,20 @@ StepTimes RunListScheduler(const KvBenchOptions& options) {
   return times;
 }
 
+void Add(const StepTimes& run, int runs, StepTimes* all) {
+  all->schedule.insert(all->schedule.end(), run.schedule.begin(), run.schedule.end());
+  all->absorb.insert(all->absorb.end(), run.absorb.begin(), run.absorb.end());
+  all->allocations += run.allocations / runs;
+}
+
 }  // namespace
 
 std::vector<KvFigure> RunStepFigures(const KvBenchOptions& options) {
-  const StepTimes ours = EngineSteps(options).Run(), list = RunListScheduler(options);
+  StepTimes ours, list;
+  for (int r = 0; r < options.repeat; ++r) {
+    Add(EngineSteps(options).Run(), options.repeat, &ours);
+    Add(RunListScheduler(options), options.repeat, &list);
+  }
   return {
       {"schedule a step, p50", "us", 10, Percentile(ours.schedule, 0.5), Percentile(list.schedule, 0.5)},
       {"schedule a step, p99", "us", 50, Percentile(ours.schedule, 0.99), Percentile(list.schedule, 0.99)},

@@ -27,16 +27,21 @@ constexpr uint64_t kOperations = 1'100'000;
 constexpr uint64_t kSeedsRunAgain = 60;
 #endif
 
+#ifdef DUNLIN_SANITIZED
+constexpr int kDeadly[] = {SIGABRT};  // the sanitizers tell more of the others
+#else
+constexpr int kDeadly[] = {SIGABRT, SIGSEGV};
+#endif
 volatile std::sig_atomic_t current_seed = 0;
 
-// A CHECK of the store aborts: say which seed it was.
-extern "C" void PrintSeed(int) {
+// A CHECK of the store aborts, and what is worse crashes: say which seed it was.
+extern "C" void PrintSeed(int signal) {
   char text[64];
-  const int n = std::snprintf(text, sizeof(text), "aborted in seed %d (DUNLIN_SEED=%d)\n",
-                              static_cast<int>(current_seed), static_cast<int>(current_seed));
+  const int n = std::snprintf(text, sizeof(text), "died in seed %d (DUNLIN_SEED=%d)\n", static_cast<int>(current_seed),
+                              static_cast<int>(current_seed));
   if (n > 0 && ::write(STDERR_FILENO, text, static_cast<size_t>(n)) < 0) std::_Exit(3);
-  std::signal(SIGABRT, SIG_DFL);
-  std::raise(SIGABRT);
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
 }
 
 std::vector<uint8_t> Bytes(uint64_t seed) {
@@ -78,7 +83,7 @@ std::string RunSeed(uint64_t seed, Coverage* coverage, bool print_all) {
 }
 
 TEST(KvModel, RandomOperationsAgreeWithTheNaiveModel) {
-  std::signal(SIGABRT, PrintSeed);
+  for (const int signal : kDeadly) std::signal(signal, PrintSeed);
   const uint64_t only = FromEnvironment("DUNLIN_SEED", 0);
   Coverage coverage{};
   if (only != 0) {
@@ -98,7 +103,7 @@ TEST(KvModel, RandomOperationsAgreeWithTheNaiveModel) {
     std::printf("%12llu  %s\n", static_cast<unsigned long long>(coverage[i]), kSeenNames[i]);
     EXPECT_GT(coverage[i], 0u) << kSeenNames[i] << " never happened";
   }
-  std::signal(SIGABRT, SIG_DFL);
+  for (const int signal : kDeadly) std::signal(signal, SIG_DFL);
 }
 
 TEST(KvModel, EqualBytesGiveEqualRunsAndCollisionsChangeNothing) {
