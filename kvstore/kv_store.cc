@@ -177,7 +177,7 @@ void PagedKvStore::Publish(SequenceId seq, std::span<const int32_t> tokens) {
         ReplaceDuplicate(&s, i, node);
       } else {
         if (node < 0) node = NewNode(parent, page_tokens);
-        Attach(node, page, i);
+        Attach(node, page);
       }
     }
     s.indexed = i + 1;

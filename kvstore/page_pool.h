@@ -56,9 +56,8 @@ class PagePool {
 
   // What becomes of a held page when its last reference goes; kBlank unless said otherwise.
   void SetFate(PageId page, PageState fate);
-  // Of a held page: how much it counts when it becomes cached, and at which level (EvictionQueue).
+  // Of a held page: how much it counts when it becomes cached (EvictionQueue).
   void SetWeight(PageId page, int weight);
-  void SetLevel(PageId page, size_t level) { meta_[Index(page)].level = static_cast<uint8_t>(level); }
   // The index' name for the page, -1 for none; a fresh page has none.
   void SetNode(PageId page, int32_t node) { meta_[Index(page)].node = node; }
   // A cached page enters the eviction queue anew, as if released now; or becomes blank, forgotten by the caller.
@@ -71,7 +70,6 @@ class PagePool {
   int32_t node(PageId page) const { return meta_[Index(page)].node; }
   int32_t ref_count(PageId page) const { return Refs(meta_[Index(page)]); }  // pins among them
   int32_t pins(PageId page) const { return Pins(meta_[Index(page)]); }
-  size_t level(PageId page) const { return meta_[Index(page)].level; }
   int32_t num_pages() const { return static_cast<int32_t>(meta_.size()); }
   int32_t available() const { return blank_size_ + cached_.size(); }
   PageId Weakest() const { return static_cast<PageId>(cached_.Weakest()); }  // -1 when no page is cached
@@ -102,7 +100,6 @@ class PagePool {
     uint8_t state : 2 = 0;
     uint8_t fate : 2 = 0;
     uint8_t rank : 4 = 0;  // kCached: the queue's; kHeld: the weight
-    uint8_t level = 0;
   };
 
  public:

@@ -255,6 +255,20 @@ TEST_F(KvStoreTest, AFrequentPrefixOutlivesAOneTimeScan) {
   }
 }
 
+TEST_F(KvStoreTest, APageThatCameBackIsRememberedToHaveBeenUsed) {
+  Make(3);
+  Cache(Range(0, 4));
+  Cache(Range(100, 12));  // evicts it
+  ASSERT_EQ(Match(Range(0, 5)).matched_tokens, 0);
+  Make(3);
+  Cache(Range(0, 4));
+  Cache(Range(100, 12));
+  Cache(Range(0, 4));    // it comes back
+  Cache(Range(200, 8));  // two that are new, and two more
+  Cache(Range(300, 8));
+  EXPECT_EQ(Match(Range(0, 5)).matched_tokens, 4);
+}
+
 TEST_F(KvStoreTest, FlushDropsWhatNobodyHolds) {
   Make(16);
   Cache(Range(0, 12));
