@@ -89,7 +89,7 @@ void PagePool::CheckHandle(int32_t page, uint16_t generation) const {
 ReserveOutcome PagePool::Acquire(std::span<PageRef> out) {
   const auto wanted = static_cast<int64_t>(out.size());
   if (wanted > available()) {
-    return wanted <= available() + waiting_for_pins_ ? ReserveOutcome::kWaitForPins : ReserveOutcome::kFull;
+    return wanted <= available_without_pins() ? ReserveOutcome::kWaitForPins : ReserveOutcome::kFull;
   }
   for (PageRef& ref : out) {
     CHECK(!ref.held()) << "acquiring into a handle that holds page " << ref.page_;

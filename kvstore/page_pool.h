@@ -72,8 +72,9 @@ class PagePool {
   int32_t pins(PageId page) const { return Pins(meta_[Index(page)]); }
   int32_t num_pages() const { return static_cast<int32_t>(meta_.size()); }
   int32_t available() const { return blank_size_ + cached_.size(); }
-  PageId Weakest() const { return static_cast<PageId>(cached_.Weakest()); }  // -1 when no page is cached
-  KvStats stats() const;                                                     // the fields that are the pool's
+  int32_t available_without_pins() const { return available() + waiting_for_pins_; }  // if all pins went
+  PageId Weakest() const { return static_cast<PageId>(cached_.Weakest()); }           // -1 when no page is cached
+  KvStats stats() const;                                                              // the fields that are the pool's
   void Prefetch(PageId page) const { __builtin_prefetch(&meta_[static_cast<size_t>(page)], 1); }
 
   // Walks every structure; "" or the first violated invariant by name with its values.

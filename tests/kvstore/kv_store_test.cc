@@ -404,6 +404,16 @@ TEST_F(KvStoreTest, WaitsForPinsWhenTheyAreWhatIsMissing) {
   EXPECT_EQ(kv_->Reserve(b, 0, 16), kGranted);
 }
 
+TEST_F(KvStoreTest, WaitsForThePinOfAPageThatItWouldHaveToCopy) {
+  Make(2);
+  const SequenceId a = Run(Range(0, 6));
+  const PageId page{kv_->PageTable(a)[1]};
+  kv_->Pin(page);
+  EXPECT_EQ(kv_->Reserve(a, 6, 7), kWaitForPins);
+  kv_->Unpin(page);
+  EXPECT_EQ(kv_->Reserve(a, 6, 7), kGranted);
+}
+
 TEST_F(KvStoreTest, APinnedPageWhoseParentIsEvictedLeavesTheIndex) {
   Make(3);
   const SequenceId a = Run(Range(0, 12));
