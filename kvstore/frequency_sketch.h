@@ -1,10 +1,9 @@
 // How often prefixes that left the cache had been used, roughly, in a fixed room: a count-min sketch of one byte
-// counters. A prefix that comes back starts with the count it left with; without that memory a page that is used every
-// few minutes looks new each time. A collision makes a page look more used than it was, never less. One counter decays
-// for every 8 evictions, in turn, so that the past fades.
-// Thread-safety: none.  Owns: the counters, 64 per page up to 2^19 and no fewer than 4 per page.  Cost: O(1), no
-// allocation. Source: count-min is Cormode's and Muthukrishnan's; remembering evicted pages is ARC's and TinyLFU's
-// idea.
+// counters. Without that memory a page that is used every few minutes looks new each time; that it comes back at all
+// says that evicting it was a mistake. A collision makes a page look more used than it was, never less. One counter
+// decays for every 8 evictions, in turn, so that the past fades.
+// Thread-safety: none.  Owns: the counters: 64 per page up to 2^19, beyond that 2 to 4 per page.  Cost: O(1), allocates
+// in the constructor. Source: count-min is Cormode's and Muthukrishnan's; remembering evicted pages is ARC's idea.
 #ifndef DUNLIN_KVSTORE_FREQUENCY_SKETCH_H_
 #define DUNLIN_KVSTORE_FREQUENCY_SKETCH_H_
 
@@ -18,7 +17,7 @@ namespace dunlin::kv {
 
 class FrequencySketch {
  public:
-  static constexpr size_t kBytesPerPage = 4;
+  static constexpr size_t kBytesPerPage = 4;  // of a large pool
 
   explicit FrequencySketch(int32_t num_pages) : counters_(NumCounters(static_cast<size_t>(num_pages))) {}
 

@@ -21,21 +21,21 @@ int32_t HostTier::Victim(int weight, uint64_t step) const {
   return queue_.Priority(slots_[I(weakest)]) <= queue_.PriorityOf(weight) ? weakest : -1;
 }
 
-void HostTier::Put(int32_t slot, int32_t node, int weight, size_t level) {
+void HostTier::Put(int32_t slot, int32_t node, int weight) {
   CHECK_EQ(slot, free_);
   CHECK_GE(node, 0);
   Slot& s = slots_[I(slot)];
   free_ = s.next;
   s.node = node;
   s.guarded = s.restored = 0;
-  queue_.Insert(slots_.data(), slot, weight, level);
+  queue_.Insert(slots_.data(), slot, weight);
 }
 
 void HostTier::Renew(int32_t slot, int weight) {
   CHECK_GE(slots_[I(slot)].node, 0);
   slots_[I(slot)].restored = 0;
   queue_.Remove(slots_.data(), slot);
-  queue_.Insert(slots_.data(), slot, weight, slots_[I(slot)].level);
+  queue_.Insert(slots_.data(), slot, weight);
 }
 
 void HostTier::Drop(int32_t slot, bool evicted) {
@@ -71,9 +71,8 @@ std::string HostTier::CheckInvariants() const {
 
 void HostTier::AppendSnapshot(std::string* out) const {
   for (const Slot& s : slots_) {
-    for (const uint64_t v :
-         {static_cast<uint64_t>(s.prev), static_cast<uint64_t>(s.next), static_cast<uint64_t>(s.node), uint64_t{s.rank},
-          uint64_t{s.level}, s.guarded, s.restored}) {
+    for (const uint64_t v : {static_cast<uint64_t>(s.prev), static_cast<uint64_t>(s.next),
+                             static_cast<uint64_t>(s.node), uint64_t{s.rank}, s.guarded, s.restored}) {
       AppendValue(v, out);
     }
   }

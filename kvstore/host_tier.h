@@ -25,7 +25,7 @@ class HostTier {
   int32_t FreeSlot() const { return free_; }
   // The record to give up for one of this weight; -1: none is worth less, or it is guarded in `step`.
   int32_t Victim(int weight, uint64_t step) const;
-  void Put(int32_t slot, int32_t node, int weight, size_t level);
+  void Put(int32_t slot, int32_t node, int weight);
   void Renew(int32_t slot, int weight);
   // evicted: for another record, so the rest age.
   void Drop(int32_t slot, bool evicted);
@@ -49,7 +49,7 @@ class HostTier {
   struct Slot {
     int32_t prev = -1, next = -1;  // in the eviction queue; of a free slot: next is the next free one
     int32_t node = -1;
-    uint32_t rank = 0, level = 0;
+    uint32_t rank = 0;
     uint64_t guarded = 0, restored = 0;  // steps; 0: never
   };
   static constexpr size_t I(int32_t i) { return static_cast<size_t>(i); }

@@ -34,13 +34,16 @@ class KvStore {
   // Makes room for tokens [0, num_tokens) of which [computed, num_tokens) will be written by the coming step: grows the
   // table and makes the pages written private (a shared or indexed one is copied). All or nothing. The range is the
   // sequence's write set until EndStep or FailStep.
+  // Calls within one step add up to one range. Where a shared or indexed page is written again, shared or indexed pages
+  // that follow the range are given up.
   virtual ReserveOutcome Reserve(SequenceId seq, int32_t computed, int32_t num_tokens) = 0;
   // Page ids of the sequence, in token order; valid until the next call that is not const.
   virtual std::span<const int32_t> PageTable(SequenceId seq) const = 0;
   // tokens [0, tokens.size()) of the sequence have been computed: full pages are indexed. A page that the index has
   // already (somebody else computed it too) is replaced in the table by the indexed one and its duplicate freed.
   virtual void Publish(SequenceId seq, std::span<const int32_t> tokens) = 0;
-  // A second sequence with the same pages; both copy before they write into a shared page.
+  // A second sequence with the same pages; both copy before they write into a shared page. Not while `seq` has a write
+  // set.
   virtual SequenceId Fork(SequenceId seq) = 0;
   // Gives up the pages that tokens [0, num_tokens) do not need (rejected drafts).
   virtual void Truncate(SequenceId seq, int32_t num_tokens) = 0;
@@ -58,7 +61,8 @@ class KvStore {
   // tokens.size()-1.
   virtual int32_t Adopt(SequenceId seq, int32_t computed, std::span<const int32_t> tokens) = 0;
   virtual void EndStep() = 0;  // after the step's Publish calls: claims and write sets end
-  // The step failed: the pages of all write sets hold anything; they go to quarantine instead of blank or cached.
+  // The step failed: the pages of all write sets hold anything; they are never published and go to quarantine instead
+  // of blank or cached. To be called while the sequences of the step are open. Ends the step.
   virtual void FailStep() = 0;
   virtual int32_t Absolve() = 0;  // quarantined pages become blank (the device is known to be quiet); how many
 
@@ -66,9 +70,12 @@ class KvStore {
   // Appends what the runner has to do since the last call, in order.
   virtual void TakeMoves(std::vector<PageMove>* moves) = 0;
   // The kRestore into `page` failed (checksum, I/O): forgets it and all that follows it, for the index and for `seq`.
-  // Returns the sequence's matched tokens now.
+  // Returns the sequence's matched tokens now. Sequences matched in the same step may share the page: to be called for
+  // each of them (a sequence that does not have the page stays as it is). Until EndStep nothing is copied from a page
+  // that is being restored.
   virtual int32_t FailRestore(SequenceId seq, PageId page) = 0;
-  // An extra reference for a transfer under way on another stream.
+  // An extra reference for a transfer under way on another stream, to a page that is held or cached. A pin keeps the
+  // page, not its prefix: when that is evicted meanwhile, the page leaves the index.
   virtual void Pin(PageId page) = 0;
   virtual void Unpin(PageId page) = 0;
 

@@ -12,6 +12,9 @@ namespace {
 // Children looked at for one that begins alike; below a popular prefix there may be thousands.
 constexpr int kMaxSiblings = 16;
 
+// What a page that was evicted too early is credited with, on top of the uses it left with.
+constexpr int kHitsForReturning = 2;
+
 // A page that no request has found again is not worth a transfer to the host.
 constexpr int kMinHitsToKeep = 1;
 
@@ -33,16 +36,17 @@ PageRef PagedKvStore::HoldHit(int32_t node) {
 
 int32_t PagedKvStore::NewNode(int32_t parent, std::span<const int32_t> page_tokens) {
   const int32_t node = index_.Insert(parent, page_tokens);
-  index_.SetHits(node, frequency_.Count(index_.prefix_hash(node)));
+  if (const int before = frequency_.Count(index_.prefix_hash(node)); before > 0) {
+    index_.SetHits(node, before + kHitsForReturning);
+  }
   return node;
 }
 
-void PagedKvStore::Attach(int32_t node, PageId page, int32_t depth) {
+void PagedKvStore::Attach(int32_t node, PageId page) {
   index_.set_page(node, static_cast<int32_t>(page));
   pool_.SetNode(page, node);
   pool_.SetFate(page, PageState::kCached);
   pool_.SetWeight(page, Weight(node));
-  pool_.SetLevel(page, EvictionQueue<PagePool>::LevelOf(depth));
 }
 
 void PagedKvStore::ShareResident(OpenSequence* s, std::span<const int32_t> tokens) {
@@ -85,7 +89,7 @@ int32_t PagedKvStore::Restore(OpenSequence* s, std::span<const int32_t> tokens) 
     moves_.push_back({PageMove::Kind::kRestore, slot, static_cast<int32_t>(page.page())});
     host_.MarkRestored(slot, step_);
     index_.AddHit(node);
-    Attach(node, page.page(), s->table.size());
+    Attach(node, page.page());
     s->table.Append(std::move(page));
     ++restored;
   }
@@ -172,7 +176,7 @@ bool PagedKvStore::KeepOnHost(int32_t node, PageId page) {
     DropRecord(victim, /*evicted=*/true);
   }
   const int32_t slot = host_.FreeSlot();
-  host_.Put(slot, node, Weight(node), pool_.level(page));
+  host_.Put(slot, node, Weight(node));
   index_.set_slot(node, slot);
   moves_.push_back({PageMove::Kind::kSave, static_cast<int32_t>(page), slot});
   ++host_saves_;

@@ -102,7 +102,7 @@ class PagedKvStore final : public KvStore, private EvictionListener {
   void ReplaceUnwritable(OpenSequence* s, int32_t first, int32_t last, bool copy_first, size_t* num_fresh);
   void ExtendWriteSet(OpenSequence* s, int32_t first, int32_t last);
 
-  void Attach(int32_t node, PageId page, int32_t depth);
+  void Attach(int32_t node, PageId page);
   void ReplaceDuplicate(OpenSequence* s, int32_t index, int32_t node);
   // Takes the node and everything below it out of the index, from the leaves on.
   void Forget(int32_t node);

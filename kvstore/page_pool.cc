@@ -75,11 +75,10 @@ void PagePool::CheckHandle(int32_t page, uint16_t generation) const {
       // A cached page stays worth keeping; a blank one has yet to earn it.
       m.fate = Bits(from == PageState::kCached ? PageState::kCached : PageState::kBlank) & 3u;
       m.rank = 0;
-      if (from == PageState::kBlank) m.level = 0;
       m.refs = m.pins = 0;
       break;
     case PageState::kCached:
-      cached_.Insert(meta_.data(), page, static_cast<int>(m.rank), m.level);
+      cached_.Insert(meta_.data(), page, static_cast<int>(m.rank));
       break;
     case PageState::kQuarantine:
       quarantine_.Append(meta_.data(), page);
@@ -90,7 +89,7 @@ void PagePool::CheckHandle(int32_t page, uint16_t generation) const {
 ReserveOutcome PagePool::Acquire(std::span<PageRef> out) {
   const auto wanted = static_cast<int64_t>(out.size());
   if (wanted > available()) {
-    return wanted <= available() + waiting_for_pins_ ? ReserveOutcome::kWaitForPins : ReserveOutcome::kFull;
+    return wanted <= available_without_pins() ? ReserveOutcome::kWaitForPins : ReserveOutcome::kFull;
   }
   for (PageRef& ref : out) {
     CHECK(!ref.held()) << "acquiring into a handle that holds page " << ref.page_;
@@ -156,7 +155,7 @@ void PagePool::SetWeight(PageId page, int weight) {
 void PagePool::Requeue(PageId page, int weight) {
   CHECK_EQ(state(page), PageState::kCached);
   cached_.Remove(meta_.data(), static_cast<int32_t>(page));
-  cached_.Insert(meta_.data(), static_cast<int32_t>(page), weight, level(page));
+  cached_.Insert(meta_.data(), static_cast<int32_t>(page), weight);
 }
 
 void PagePool::Discard(PageId page) {

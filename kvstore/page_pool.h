@@ -56,9 +56,8 @@ class PagePool {
 
   // What becomes of a held page when its last reference goes; kBlank unless said otherwise.
   void SetFate(PageId page, PageState fate);
-  // Of a held page: how much it counts when it becomes cached, and at which level (EvictionQueue).
+  // Of a held page: how much it counts when it becomes cached (EvictionQueue).
   void SetWeight(PageId page, int weight);
-  void SetLevel(PageId page, size_t level) { meta_[Index(page)].level = static_cast<uint8_t>(level); }
   // The index' name for the page, -1 for none; a fresh page has none.
   void SetNode(PageId page, int32_t node) { meta_[Index(page)].node = node; }
   // A cached page enters the eviction queue anew, as if released now; or becomes blank, forgotten by the caller.
@@ -71,13 +70,13 @@ class PagePool {
   int32_t node(PageId page) const { return meta_[Index(page)].node; }
   int32_t ref_count(PageId page) const { return Refs(meta_[Index(page)]); }  // pins among them
   int32_t pins(PageId page) const { return Pins(meta_[Index(page)]); }
-  size_t level(PageId page) const { return meta_[Index(page)].level; }
   int32_t num_pages() const { return static_cast<int32_t>(meta_.size()); }
   // Pages that only pins keep from being available.
   int32_t waiting_for_pins() const { return waiting_for_pins_; }
   int32_t available() const { return blank_size_ + cached_.size(); }
-  PageId Weakest() const { return static_cast<PageId>(cached_.Weakest()); }  // -1 when no page is cached
-  KvStats stats() const;                                                     // the fields that are the pool's
+  int32_t available_without_pins() const { return available() + waiting_for_pins_; }  // if all pins went
+  PageId Weakest() const { return static_cast<PageId>(cached_.Weakest()); }           // -1 when no page is cached
+  KvStats stats() const;                                                              // the fields that are the pool's
   void Prefetch(PageId page) const { __builtin_prefetch(&meta_[static_cast<size_t>(page)], 1); }
 
   // Walks every structure; "" or the first violated invariant by name with its values.
@@ -104,7 +103,6 @@ class PagePool {
     uint8_t state : 2 = 0;
     uint8_t fate : 2 = 0;
     uint8_t rank : 4 = 0;  // kCached: the queue's; kHeld: the weight
-    uint8_t level = 0;
   };
 
  public:

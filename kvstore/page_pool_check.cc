@@ -18,8 +18,8 @@ std::string PagePool::CheckList(const char* name, const LinkedList<Meta>& list, 
     if (m.prev != prev) {
       return absl::StrCat("conservation: queue ", name, ": page ", p, " names ", m.prev, " before it, not ", prev);
     }
-    if (state == PageState::kCached && &cached_.list(m.rank, m.level) != &list) {
-      return absl::StrCat("conservation: page ", p, " of rank ", m.rank, " and level ", m.level, " is in another list");
+    if (state == PageState::kCached && &cached_.list(m.rank) != &list) {
+      return absl::StrCat("conservation: page ", p, " of rank ", m.rank, " is in another list");
     }
     prev = p;
     if (++n > list.size) return absl::StrCat("conservation: queue ", name, " is longer than ", list.size);
@@ -64,11 +64,7 @@ std::string PagePool::CheckInvariants() const {
   }
   if (!cached_.BitsAgree()) return "conservation: the eviction queue's bits do not tell which lists have pages";
   for (size_t r = 0; r < EvictionQueue<Meta>::kNumRanks; ++r) {
-    for (size_t level = 0; level < EvictionQueue<Meta>::kNumLevels; ++level) {
-      const LinkedList<Meta>& list = cached_.list(r, level);
-      if (list.size == 0) continue;
-      if (std::string e = CheckList("cached", list, PageState::kCached); !e.empty()) return e;
-    }
+    if (std::string e = CheckList("cached", cached_.list(r), PageState::kCached); !e.empty()) return e;
   }
   if (cached_.Order(meta_.data()).size() != static_cast<size_t>(cached_.size())) {
     return absl::StrCat("conservation: the eviction queue has not ", cached_.size(), " pages");
@@ -79,7 +75,7 @@ std::string PagePool::CheckInvariants() const {
 void PagePool::AppendSnapshot(std::string* out) const {
   for (const Meta& m : meta_) {
     for (const int64_t v :
-         std::initializer_list<int64_t>{m.prev, m.next, m.node, m.generation, m.state, m.fate, m.rank, m.level}) {
+         std::initializer_list<int64_t>{m.prev, m.next, m.node, m.generation, m.state, m.fate, m.rank}) {
       AppendValue(v, out);
     }
   }

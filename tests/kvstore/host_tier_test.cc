@@ -223,8 +223,8 @@ TEST_F(HostTierTest, FlushDropsEveryRecord) {
 
 TEST(HostTier, GivesUpNothingForLessAndNothingThatIsGuarded) {
   HostTier tier(2, EvictionPolicy::kGreedyDual);
-  tier.Put(tier.FreeSlot(), 10, 3, 0);
-  tier.Put(tier.FreeSlot(), 11, 5, 0);
+  tier.Put(tier.FreeSlot(), 10, 3);
+  tier.Put(tier.FreeSlot(), 11, 5);
   EXPECT_EQ(tier.FreeSlot(), -1);
   EXPECT_EQ(tier.Victim(2, 1), -1);
   EXPECT_EQ(tier.Victim(3, 1), 0);

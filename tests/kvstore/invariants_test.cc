@@ -28,8 +28,8 @@ struct TestPeer {
   static int32_t& waiting(PagedKvStore* s) { return s->pool_.waiting_for_pins_; }
   static auto& queue(PagedKvStore* s) { return s->pool_.cached_; }
   template <typename Queue>
-  static uint32_t& ranks(Queue* q) {
-    return q->ranks_;
+  static uint32_t& occupied(Queue* q) {
+    return q->occupied_;
   }
   static std::vector<int32_t>& ids(PageTable* t) { return t->ids_; }
   static auto& node(PagedKvStore* s, int32_t n) { return s->index_.nodes_[static_cast<size_t>(n)]; }
@@ -128,10 +128,10 @@ TEST_F(InvariantsTest, ConservationFindsBrokenListsAndBits) {
   m.prev = 7;
   ExpectViolation("conservation");
   m.prev = prev;
-  m.level = (m.level + 1) & 63u;
+  m.rank = (m.rank + 1u) & 15u;
   ExpectViolation("conservation");
-  m.level = (m.level - 1) & 63u;
-  TestPeer::ranks(&TestPeer::queue(store_.get())) ^= 1u << 9;
+  m.rank = (m.rank - 1u) & 15u;
+  TestPeer::occupied(&TestPeer::queue(store_.get())) ^= 1u << 9;
   ExpectViolation("conservation");
 }
 

@@ -255,6 +255,20 @@ TEST_F(KvStoreTest, AFrequentPrefixOutlivesAOneTimeScan) {
   }
 }
 
+TEST_F(KvStoreTest, APageThatCameBackIsRememberedToHaveBeenUsed) {
+  Make(3);
+  Cache(Range(0, 4));
+  Cache(Range(100, 12));  // evicts it
+  ASSERT_EQ(Match(Range(0, 5)).matched_tokens, 0);
+  Make(3);
+  Cache(Range(0, 4));
+  Cache(Range(100, 12));
+  Cache(Range(0, 4));    // it comes back
+  Cache(Range(200, 8));  // two that are new, and two more
+  Cache(Range(300, 8));
+  EXPECT_EQ(Match(Range(0, 5)).matched_tokens, 4);
+}
+
 TEST_F(KvStoreTest, FlushDropsWhatNobodyHolds) {
   Make(16);
   Cache(Range(0, 12));
@@ -388,6 +402,16 @@ TEST_F(KvStoreTest, WaitsForPinsWhenTheyAreWhatIsMissing) {
   kv_->Unpin(pinned);
   EXPECT_EQ(kv_->CheckInvariants(), "");
   EXPECT_EQ(kv_->Reserve(b, 0, 16), kGranted);
+}
+
+TEST_F(KvStoreTest, WaitsForThePinOfAPageThatItWouldHaveToCopy) {
+  Make(2);
+  const SequenceId a = Run(Range(0, 6));
+  const PageId page{kv_->PageTable(a)[1]};
+  kv_->Pin(page);
+  EXPECT_EQ(kv_->Reserve(a, 6, 7), kWaitForPins);
+  kv_->Unpin(page);
+  EXPECT_EQ(kv_->Reserve(a, 6, 7), kGranted);
 }
 
 TEST_F(KvStoreTest, APinnedPageWhoseParentIsEvictedLeavesTheIndex) {

@@ -145,28 +145,26 @@ TEST(PagePoolDeathTest, OnlyAPageInUseIsPinnedAndOnlyAPinIsTakenBack) {
   EXPECT_DEATH(pool.Pin(PageId{2}), "page 2");
 }
 
-// What ages, as a list of (weight, level) in the order in which they go.
-std::vector<int32_t> OrderOfEviction(PagePool* pool, const std::vector<std::pair<int, size_t>>& pages) {
-  std::vector<PageRef> refs = MustAcquire(pool, pages.size());
-  for (size_t i = 0; i < pages.size(); ++i) {
+// Pages of these weights become cached in this order; the order in which they would go.
+std::vector<int32_t> OrderOfEviction(PagePool* pool, const std::vector<int>& weights) {
+  std::vector<PageRef> refs = MustAcquire(pool, weights.size());
+  for (size_t i = 0; i < weights.size(); ++i) {
     pool->SetFate(refs[i].page(), PageState::kCached);
-    pool->SetWeight(refs[i].page(), pages[i].first);
-    pool->SetLevel(refs[i].page(), pages[i].second);
+    pool->SetWeight(refs[i].page(), weights[i]);
   }
   for (PageRef& r : refs) r.Reset();
   return pool->EvictionOrder();
 }
 
-TEST(PagePool, EvictsByWeightThenDepthThenAge) {
+TEST(PagePool, EvictsByWeightThenAge) {
   PagePool pool(6);
-  EXPECT_EQ(OrderOfEviction(&pool, {{1, 5}, {9, 9}, {1, 7}, {2, 0}, {1, 7}, {15, 63}}),
-            (std::vector<int32_t>{2, 4, 0, 3, 1, 5}));
+  EXPECT_EQ(OrderOfEviction(&pool, {2, 9, 1, 2, 0, 15}), (std::vector<int32_t>{4, 2, 0, 3, 1, 5}));
   EXPECT_EQ(pool.CheckInvariants(), "");
 }
 
 TEST(PagePool, LruLooksAtAgeAlone) {
   PagePool pool(4, EvictionPolicy::kLru);
-  EXPECT_EQ(OrderOfEviction(&pool, {{3, 5}, {0, 9}, {2, 0}, {1, 7}}), (std::vector<int32_t>{0, 1, 2, 3}));
+  EXPECT_EQ(OrderOfEviction(&pool, {3, 0, 15, 1}), (std::vector<int32_t>{0, 1, 2, 3}));
   EXPECT_EQ(pool.CheckInvariants(), "");
 }
 
