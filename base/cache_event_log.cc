@@ -92,15 +92,17 @@ CacheDelta CacheEventLog::Read(const CachePosition& since, size_t max_hashes) co
         events.push_back({event_hashes_[n % max_events_], event_added_[n % max_events_] != 0});
       }
     } else {
-      if (snapshot_ == nullptr) {
+      const bool continues = known && since.offset > 0 && snapshot_ != nullptr &&
+                             since.sequence == snapshot_->sequence && since.offset < snapshot_->hashes.size();
+      if (continues) delta.offset = since.offset;
+      snapshot = continues || present_.size() > max_hashes ? snapshot_ : nullptr;
+      if (snapshot == nullptr) {
         auto fresh = std::make_shared<Snapshot>();
         fresh->sequence = last_sequence_;
         fresh->hashes.assign(present_.begin(), present_.end());
-        snapshot_ = std::move(fresh);
+        snapshot = std::move(fresh);
+        if (present_.size() > max_hashes) snapshot_ = snapshot;
       }
-      snapshot = snapshot_;
-      const bool continues = known && since.sequence == snapshot->sequence && since.offset < snapshot->hashes.size();
-      delta.offset = continues ? since.offset : 0;
       delta.more = last_sequence_ > snapshot->sequence;
     }
   }

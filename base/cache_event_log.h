@@ -81,7 +81,8 @@ class CacheEventLog {
   std::vector<uint64_t> event_hashes_ ABSL_GUARDED_BY(mu_);  // [max_events]; event n at n % max_events
   std::vector<uint8_t> event_added_ ABSL_GUARDED_BY(mu_);    // parallel
   absl::flat_hash_set<uint64_t> present_ ABSL_GUARDED_BY(mu_);
-  // Read in parts by whoever starts while the events since are kept; taken when first needed.
+  // One that takes several reads: shared by all who start while the events since are kept, so that they do not send
+  // each other back to the start. One that fits into a read is always of now, and not kept.
   mutable std::shared_ptr<const Snapshot> snapshot_ ABSL_GUARDED_BY(mu_);
 };
 

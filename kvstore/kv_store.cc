@@ -119,12 +119,19 @@ ReserveOutcome PagedKvStore::Reserve(SequenceId seq, int32_t computed, int32_t n
   const int32_t last = num_tokens > computed ? needed : first;
   const int32_t old_last = std::min(last, had);
   auto fresh = static_cast<size_t>(std::max(needed - had, 0));
-  for (int32_t i = first; i < old_last; ++i) fresh += MayWrite(s.table.page(i)) ? 0 : 1;
+  int32_t copied_for_pins = 0;  // nobody else's but for a transfer's
+  for (int32_t i = first; i < old_last; ++i) {
+    const PageId page = s.table.page(i);
+    fresh += MayWrite(page) ? 0 : 1;
+    copied_for_pins +=
+        pool_.pins(page) > 0 && pool_.ref_count(page) - pool_.pins(page) == 1 && pool_.node(page) < 0 ? 1 : 0;
+  }
   CHECK(fresh_.empty());
   fresh_.resize(fresh);
   if (const ReserveOutcome outcome = pool_.Acquire(fresh_); outcome != ReserveOutcome::kGranted) {
     fresh_.clear();
-    return outcome;
+    const bool would_do = static_cast<int32_t>(fresh) - copied_for_pins <= pool_.available() + pool_.waiting_for_pins();
+    return would_do ? ReserveOutcome::kWaitForPins : outcome;
   }
   // What follows a page that is written again is shared or indexed only if that page was.
   if (last > first && had > needed && !MayWrite(s.table.page(needed))) s.table.Shrink(needed);

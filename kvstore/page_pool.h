@@ -73,6 +73,8 @@ class PagePool {
   int32_t pins(PageId page) const { return Pins(meta_[Index(page)]); }
   size_t level(PageId page) const { return meta_[Index(page)].level; }
   int32_t num_pages() const { return static_cast<int32_t>(meta_.size()); }
+  // Pages that only pins keep from being available.
+  int32_t waiting_for_pins() const { return waiting_for_pins_; }
   int32_t available() const { return blank_size_ + cached_.size(); }
   PageId Weakest() const { return static_cast<PageId>(cached_.Weakest()); }  // -1 when no page is cached
   KvStats stats() const;                                                     // the fields that are the pool's

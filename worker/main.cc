@@ -15,7 +15,7 @@
 #include "absl/strings/match.h"
 #include "base/process.h"
 #include "proto/config_flags.h"
-#include "worker/dry_run.h"
+#include "worker/service/dry_run.h"
 #include "worker/worker_process.h"
 
 namespace {

@@ -14,7 +14,7 @@
 #include "nlohmann/json.hpp"
 #include "worker/kv_formats.h"
 #include "worker/runners/cpu_runner.h"
-#include "worker/settings.h"
+#include "worker/service/settings.h"
 
 namespace dunlin::worker {
 namespace {

@@ -104,6 +104,34 @@ TEST(CacheEventLog, ASnapshotInPartsIsOfOneMomentAndTheEventsSinceFollow) {
   EXPECT_THAT(reader.present, ElementsAre(6));
 }
 
+TEST(CacheEventLog, ASnapshotInOnePartIsOfNow) {
+  CacheEventLog log(100);
+  log.Append(Hashes{1, 2, 3}, {});
+  EXPECT_EQ(log.Read({}, 2).added.size(), 2u) << "a kept one, of then";
+  log.Append({}, Hashes{1, 2});
+  const CacheDelta d = log.Read({}, 2);
+  EXPECT_THAT(d.added, ElementsAre(3));
+  EXPECT_FALSE(d.more);
+}
+
+TEST(CacheEventLog, TwoWhoReadALongSnapshotDoNotSendEachOtherBack) {
+  CacheEventLog log(100);
+  Hashes many(50);
+  for (size_t i = 0; i < many.size(); ++i) many[i] = i;
+  log.Append(many, {});
+  Follower a, b;
+  for (uint64_t i = 0; i < 5; ++i) {
+    ASSERT_TRUE(a.Apply(log.Read(a.at, 10)));
+    log.Append(Hashes{100 + i}, {});
+    ASSERT_TRUE(b.Apply(log.Read(b.at, 10)));
+  }
+  EXPECT_EQ(a.at.offset + b.at.offset, 0u) << "both have it whole after five parts";
+  CatchUp(log, 10, &a);
+  CatchUp(log, 10, &b);
+  EXPECT_EQ(a.present.size(), 55u);
+  EXPECT_EQ(a.present, b.present);
+}
+
 TEST(CacheEventLog, ContradictingEventsAreDropped) {
   CacheEventLog log(100);
   log.Append(Hashes{1, 1}, Hashes{9});

@@ -35,7 +35,7 @@ inline constexpr int kSegmentTokens = 256;                    // attention merge
 
 inline constexpr int kMaxItemVectors = 24;  // query vectors of one segment call: enough to amortise decoding a page,
                                             // few enough for the cache
-inline constexpr int kScanBlock = 32;  // logits per maximum
+inline constexpr int kScanBlock = 32;       // logits per maximum
 
 // y block = up to four consecutive 8-row groups of a matrix times all activation rows.
 struct MultiplyArgs {

@@ -1,5 +1,5 @@
 // Every flag arrives where it works.
-#include "worker/settings.h"
+#include "worker/service/settings.h"
 
 #include <string>
 #include <vector>

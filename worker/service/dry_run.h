@@ -1,8 +1,8 @@
 // `--dry-run`: what would fit in memory and why, from the model file's header, without loading the weights.
 // Thread-safety: pure, reads the file and the host's memory figures. Errors: those that starting would have met as far
 // as the header tells: a setting, a model file, kResourceExhausted saying what would fit. Cost: milliseconds.
-#ifndef DUNLIN_WORKER_DRY_RUN_H_
-#define DUNLIN_WORKER_DRY_RUN_H_
+#ifndef DUNLIN_WORKER_SERVICE_DRY_RUN_H_
+#define DUNLIN_WORKER_SERVICE_DRY_RUN_H_
 
 #include <string>
 
@@ -16,4 +16,4 @@ absl::StatusOr<std::string> DryRun(const dunlin::v1::ServerConfig& config);
 
 }  // namespace dunlin::worker
 
-#endif  // DUNLIN_WORKER_DRY_RUN_H_
+#endif  // DUNLIN_WORKER_SERVICE_DRY_RUN_H_

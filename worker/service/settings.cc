@@ -1,4 +1,4 @@
-#include "worker/settings.h"
+#include "worker/service/settings.h"
 
 #include <climits>
 

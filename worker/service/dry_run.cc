@@ -1,4 +1,4 @@
-#include "worker/dry_run.h"
+#include "worker/service/dry_run.h"
 
 #include <cstdint>
 #include <memory>
@@ -9,7 +9,7 @@
 #include "model/gguf/gguf_file.h"
 #include "nlohmann/json.hpp"
 #include "worker/kv_formats.h"
-#include "worker/settings.h"
+#include "worker/service/settings.h"
 
 namespace dunlin::worker {
 namespace {

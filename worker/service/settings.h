@@ -1,7 +1,7 @@
 // From the configuration to what the runner and the engine take. Thread-safety: pure functions.
 // Errors: kInvalidArgument naming the flag and its value, kUnimplemented for a device that this build lacks.
-#ifndef DUNLIN_WORKER_SETTINGS_H_
-#define DUNLIN_WORKER_SETTINGS_H_
+#ifndef DUNLIN_WORKER_SERVICE_SETTINGS_H_
+#define DUNLIN_WORKER_SERVICE_SETTINGS_H_
 
 #include "absl/status/statusor.h"
 #include "dunlin/v1/config.pb.h"
@@ -17,4 +17,4 @@ EngineOptions MakeEngineOptions(const dunlin::v1::ServerConfig& config);
 
 }  // namespace dunlin::worker
 
-#endif  // DUNLIN_WORKER_SETTINGS_H_
+#endif  // DUNLIN_WORKER_SERVICE_SETTINGS_H_
