@@ -23,8 +23,8 @@ namespace dunlin::worker {
 struct StepBatch {
   std::vector<int32_t> token_ids;                    // [num_rows]
   std::vector<int32_t> positions;                    // [num_rows]
-  std::vector<kernels::SequenceSlice> sequences;     // page pointers point into page_ids
-  std::vector<int32_t> page_ids;                     // page tables, one after another
+  std::vector<kernels::SequenceSlice> sequences;     // their page tables outlive the step
+  std::vector<int32_t> page_ids;                     // memory for tables that nobody else keeps
   std::vector<int32_t> output_rows;                  // [num_outputs] rows whose logits are wanted, ascending
   std::vector<kernels::SampleParams> sample_params;  // [num_outputs]; spans point into memory the engine owns
   int32_t num_prefill_rows = 0;                      // of num_rows; for the phase of the metrics

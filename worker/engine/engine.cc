@@ -91,11 +91,11 @@ class Engine::Impl {
       attention_.exchange(false, std::memory_order_acq_rel);  // before looking: what comes later sets it again
       TakeArrivals();
       const bool has_work = core_->Prepare();
-      Publish();
+      Publish(/*may_flush=*/!has_work);  // the batch of a step points to page tables
       core_->DeliverEnds();
       if (has_work) {
         core_->Execute();
-        Publish();
+        Publish(/*may_flush=*/true);
         core_->DeliverEnds();
         continue;
       }
@@ -104,7 +104,7 @@ class Engine::Impl {
     }
     TakeArrivals();  // the inbox is closed: nothing follows
     core_->FailAll(absl::UnavailableError("the worker is shutting down"));
-    Publish();
+    Publish(/*may_flush=*/true);
     core_->DeliverEnds();
     MutexLock lock(&mu_);
     exited_ = true;
@@ -118,13 +118,13 @@ class Engine::Impl {
   }
 
   // Before and after each step: serves flushes and lets Snapshot see the state.
-  void Publish() {
+  void Publish(bool may_flush) {
     if (core_->lost_device()) lost_device_.store(true, std::memory_order_release);
     const uint64_t left = core_->num_left_queue();
     MutexLock lock(&mu_);
     queued_.fetch_sub(static_cast<int>(left - left_queue_), std::memory_order_relaxed);
     left_queue_ = left;
-    if (flushes_done_ < flushes_asked_) {
+    if (may_flush && flushes_done_ < flushes_asked_) {
       flushed_pages_ = core_->Flush();
       flushes_done_ = flushes_asked_;
       flushed_.SignalAll();

@@ -71,8 +71,7 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
       observer_(observer),
       pages_(options, max_model_len, runner, clock),
       planner_(LimitsOf(options, runner->info())),
-      builder_(planner_.limits().max_rows, options.max_num_seqs, static_cast<size_t>(runner->info().num_pages),
-               runner->info().page_tokens),
+      builder_(planner_.limits().max_rows, options.max_num_seqs, runner->info().page_tokens),
       waiting_(&tenants_),
       last_look_(clock->Now()),
       victims_(options.max_num_seqs, runner->info().num_pages) {
@@ -104,6 +103,7 @@ void EngineCore::Add(NewSequence request, absl::Time arrival) {
   const int64_t wanted = static_cast<int64_t>(s->prompt_tokens) + s->request.max_tokens;
   s->limit_tokens = static_cast<int32_t>(std::min<int64_t>(wanted, max_model_len_));
   s->at_limit = wanted > max_model_len_ ? FinishCause::kContextFull : FinishCause::kLength;
+  s->due = std::min(s->request.deadline, arrival + s->request.max_time);
   checked_idle_ = false;
   waiting_.Add(std::move(s));
   if (stats_.lost_device) FailAll(absl::UnavailableError("the worker has lost its device"));

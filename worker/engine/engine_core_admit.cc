@@ -33,7 +33,7 @@ void EngineCore::Reap(absl::Time now) {
       [&](Sequence* s, Verdict verdict) { End(s, std::move(verdict)); });
   std::erase_if(running_, [&](const std::unique_ptr<Sequence>& s) {
     std::optional<Verdict> verdict = Judge(s.get(), now, options_);
-    next_due_ = std::min(next_due_, s->due());
+    next_due_ = std::min(next_due_, s->due);
     if (!verdict.has_value()) return false;
     End(s.get(), *std::move(verdict));
     return true;
@@ -91,7 +91,7 @@ void EngineCore::Admit(absl::Time now) {
 // The sequence has its pages. Only the first time is it news to its client.
 void EngineCore::Start(Sequence* s, absl::Time now) {
   s->admitted_step = s->last_advanced = stats_.steps;
-  next_due_ = std::min(next_due_, s->due());
+  next_due_ = std::min(next_due_, s->due);
   s->num_once_computed = std::max(s->num_once_computed, s->num_computed);
   if (s->was_admitted()) return;
   NewSequence& r = s->request;

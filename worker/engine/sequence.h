@@ -48,6 +48,7 @@ struct Sequence {
   bool paused = false;
   absl::Time paused_since;
 
+  absl::Time due;  // when its deadline or max_time passes
   absl::Time arrival, admitted, first_token, last_token;
   LatencyHistogram itl;
   double bytes_read = 0;
@@ -55,8 +56,6 @@ struct Sequence {
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
   int32_t num_generated() const { return num_tokens() - prompt_tokens; }
   bool judges_prompt() const { return request.num_prompt_logprobs >= 0; }
-  // When its deadline or max_time passes.
-  absl::Time due() const { return std::min(request.deadline, arrival + request.max_time); }
   bool was_admitted() const { return sampler.has_value(); }
   // Tokens whose rows have to be computed by now: all, but without generation only those that judge a later one.
   int32_t target_tokens() const {

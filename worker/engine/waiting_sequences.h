@@ -26,7 +26,7 @@ class WaitingSequences {
     entry.tenant = s->tenant;
     entry.priority = s->request.priority;
     entry.arrival = s->arrival;
-    entry.deadline = s->due();
+    entry.deadline = s->due;
     entry.preempted = s->preemptions > 0;
     num_preempted_ += entry.preempted ? 1 : 0;
     const auto index = static_cast<size_t>(queue_.Add(entry));

@@ -4,21 +4,13 @@
 
 namespace dunlin::worker {
 
-StepBatchBuilder::StepBatchBuilder(int max_rows, int max_sequences, size_t max_page_ids, int page_tokens)
-    : page_tokens_(page_tokens) {
+StepBatchBuilder::StepBatchBuilder(int max_rows, int max_sequences, int page_tokens) : page_tokens_(page_tokens) {
   const auto rows = static_cast<size_t>(max_rows);
   batch_.token_ids.reserve(rows);
   batch_.positions.reserve(rows);
   batch_.output_rows.reserve(rows);
   batch_.sample_params.reserve(rows);
   batch_.sequences.reserve(static_cast<size_t>(max_sequences));
-  batch_.page_ids.reserve(max_page_ids);
-  first_page_.reserve(static_cast<size_t>(max_sequences));
-}
-
-void StepBatchBuilder::Clear() {
-  batch_.Clear();
-  first_page_.clear();
 }
 
 void StepBatchBuilder::AddSequence(std::span<const int32_t> tokens, int32_t context_tokens,
@@ -27,11 +19,9 @@ void StepBatchBuilder::AddSequence(std::span<const int32_t> tokens, int32_t cont
   const auto num_rows = static_cast<int32_t>(tokens.size());
   const int32_t num_pages = (context_tokens + num_rows + page_tokens_ - 1) / page_tokens_;
   CHECK_GE(pages.size(), static_cast<size_t>(num_pages));
-  batch_.sequences.push_back({batch_.num_rows(), num_rows, context_tokens, nullptr});
+  batch_.sequences.push_back({batch_.num_rows(), num_rows, context_tokens, pages.data()});
   for (int32_t i = 0; i < num_rows; ++i) batch_.positions.push_back(context_tokens + i);
   batch_.token_ids.insert(batch_.token_ids.end(), tokens.begin(), tokens.end());
-  first_page_.push_back(batch_.page_ids.size());
-  batch_.page_ids.insert(batch_.page_ids.end(), pages.begin(), pages.begin() + num_pages);
   if (prefill) batch_.num_prefill_rows += num_rows;
 }
 
@@ -42,11 +32,6 @@ void StepBatchBuilder::AddOutput(int32_t row_of_sequence, const kernels::SampleP
   CHECK(batch_.output_rows.empty() || batch_.output_rows.back() < row) << row;
   batch_.output_rows.push_back(row);
   batch_.sample_params.push_back(params);
-}
-
-const StepBatch& StepBatchBuilder::Finish() {
-  for (size_t i = 0; i < first_page_.size(); ++i) batch_.sequences[i].pages = batch_.page_ids.data() + first_page_[i];
-  return batch_;
 }
 
 }  // namespace dunlin::worker

@@ -388,7 +388,9 @@ TEST(EngineDeterminism, EqualSubmissionsAtEqualTimesGiveEqualSteps) {
     o.before_step = [&trace](const worker::StepBatch& batch) {
       trace.push_back(batch.num_rows());
       trace.insert(trace.end(), batch.token_ids.begin(), batch.token_ids.end());
-      trace.insert(trace.end(), batch.page_ids.begin(), batch.page_ids.end());
+      for (const kernels::SequenceSlice& s : batch.sequences) {
+        trace.insert(trace.end(), s.pages, s.pages + (s.context_tokens + s.num_rows + 3) / 4);
+      }
       return absl::OkStatus();
     };
     EngineOptions options = Promising(AdmissionPromise::kTokens);

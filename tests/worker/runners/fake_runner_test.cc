@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,8 @@ class Driver {
   explicit Driver(FakeRunnerOptions options = Tiny()) : runner(std::move(options)) {}
 
   Driver& Add(const V& tokens, int32_t context, const V& pages, float temperature = 0.0f) {
-    builder_.AddSequence(tokens, context, pages, false);
+    tables_.push_back(pages);
+    builder_.AddSequence(tokens, context, tables_.back(), false);
     kernels::SampleParams p;
     p.temperature = temperature;
     p.seed = 5;
@@ -41,6 +43,7 @@ class Driver {
     const absl::Status status = runner.Step(builder_.Finish(), &result);
     EXPECT_TRUE(status.ok()) << status;
     builder_.Clear();
+    tables_.clear();
     V drawn;
     for (const kernels::SampleResult& r : result.outputs) drawn.push_back(r.token);
     return drawn;
@@ -57,7 +60,8 @@ class Driver {
   StepResult result;
 
  private:
-  StepBatchBuilder builder_{16, 4, 64, 2};
+  StepBatchBuilder builder_{16, 4, 2};
+  std::deque<V> tables_;  // of the batch
 };
 
 TEST(FakeRunner, ContinuesAPrefixAsItsHashSays) {
@@ -122,8 +126,9 @@ TEST(FakeRunner, AHookDecidesWhetherAStepFails) {
   };
   Driver d(o);
   d.Add({3}, 0, {0}).Run();
-  StepBatchBuilder builder(16, 4, 64, 2);
-  builder.AddSequence(V{3, 1}, 0, V{1}, true);
+  StepBatchBuilder builder(16, 4, 2);
+  const V pages{1};
+  builder.AddSequence(V{3, 1}, 0, pages, true);
   EXPECT_EQ(d.runner.Step(builder.Finish(), &d.result).code(), absl::StatusCode::kUnavailable);
 }
 

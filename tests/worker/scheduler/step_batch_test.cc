@@ -16,34 +16,34 @@ kernels::SampleParams WithSeed(uint64_t seed) {
 }
 
 TEST(StepBatchBuilder, LaysSequencesOutOneAfterAnother) {
-  StepBatchBuilder builder(16, 4, 8, 4);
+  StepBatchBuilder builder(16, 4, 4);
+  const V first{3, 1, 2, 9}, second{7};
   for (int repeat = 0; repeat < 2; ++repeat) {
     builder.Clear();
-    builder.AddSequence(V{10, 11, 12}, 6, V{3, 1, 2, 9}, true);  // positions 6…8 need three pages of four
+    builder.AddSequence(V{10, 11, 12}, 6, first, true);  // positions 6…8 need three pages of four
     builder.AddOutput(0, WithSeed(1));
     builder.AddOutput(2, WithSeed(2));
-    builder.AddSequence(V{20}, 3, V{7}, false);
+    builder.AddSequence(V{20}, 3, second, false);
     builder.AddOutput(0, WithSeed(3));
     const StepBatch& b = builder.Finish();
     EXPECT_EQ(b.token_ids, (V{10, 11, 12, 20}));
     EXPECT_EQ(b.positions, (V{6, 7, 8, 3}));
-    EXPECT_EQ(b.page_ids, (V{3, 1, 2, 7}));
     EXPECT_EQ(b.output_rows, (V{0, 2, 3}));
     EXPECT_EQ(b.num_prefill_rows, 3);
     ASSERT_EQ(b.sequences.size(), 2u);
     EXPECT_EQ(b.sequences[0].first_row, 0);
     EXPECT_EQ(b.sequences[0].num_rows, 3);
     EXPECT_EQ(b.sequences[0].context_tokens, 6);
-    EXPECT_EQ(b.sequences[0].pages, b.page_ids.data());
+    EXPECT_EQ(b.sequences[0].pages, first.data());
     EXPECT_EQ(b.sequences[1].first_row, 3);
-    EXPECT_EQ(b.sequences[1].pages, b.page_ids.data() + 3);
+    EXPECT_EQ(b.sequences[1].pages, second.data());
     ASSERT_EQ(b.sample_params.size(), 3u);
     EXPECT_EQ(b.sample_params[2].seed, 3u);
   }
 }
 
 TEST(StepBatchBuilderDeathTest, RowsWithoutAPageAreRefused) {
-  StepBatchBuilder builder(16, 4, 8, 4);
+  StepBatchBuilder builder(16, 4, 4);
   EXPECT_DEATH(builder.AddSequence(V{1, 2}, 7, V{0, 1}, true), "num_pages");
 }
 
