@@ -14,13 +14,14 @@
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/reference/reference_ops.h"
 #include "model/gguf/gguf_file.h"
 #include "model/model_config.h"
 #include "model/tokenizer/tokenizer.h"
+#include "tests/support/f32_ops.h"
 #include "tests/support/runner_driver.h"
 #include "tests/support/test_data.h"
 #include "worker/runners/cpu_runner.h"
+#include "worker/runners/create_runner.h"
 #include "worker/runners/transformer_runner.h"
 
 namespace dunlin::testing {
@@ -61,6 +62,16 @@ class KvAccuracy {
     RETURN_IF_ERROR(ScoreBaseline());
     for (const Row& row : kRows) {
       if (!Wanted(row)) continue;
+      if (const char* orders = getenv("ORDERS"); orders != nullptr && row.mode == KvRoundingMode::kCompensated) {
+        for (const char* o = orders; *o; ++o) {
+          setenv("KVORDER", std::string(1, *o).c_str(), 1);
+          absl::StrAppend(&table_, absl::StrFormat("%-9s %c", row.format, *o));
+          RETURN_IF_ERROR(ScoreRow(row));
+          out_ << table_ << std::endl;
+          table_.clear();
+        }
+        continue;
+      }
       absl::StrAppend(&table_, absl::StrFormat("%-9s %-12s", row.format, row.rounding));
       RETURN_IF_ERROR(ScoreRow(row));
       RETURN_IF_ERROR(TimeRow(row));
@@ -112,14 +123,19 @@ class KvAccuracy {
     o.kv_bytes = uint64_t{1} << 30;
     o.measure_bandwidth = false;
     o.say = [this](const std::string& line) { err_ << line << '\n'; };
-    return options_.reference ? CreateReferenceRunner(*file_, o) : CreateCpuRunner(*file_, o);
+    if (!options_.f32) return CreateCpuRunner(*file_, o);
+    worker::RunnerInfo info;
+    info.threads = o.threads > 0 ? o.threads : worker::UsableCores();
+    auto ops = std::make_unique<F32Ops>(info.threads, kernels::cpu::SupportedIsas().back());
+    info.isa = ops->isa_name();
+    return worker::CreateRunner(*file_, o, std::move(ops), std::move(info),
+                                [](const F32Ops& f) { return f.packed_bytes(); });
   }
 
   RunnerDriver Driver(ModelRunner* runner) const {
-    if (options_.reference) {
-      return RunnerDriver(runner, [runner] {
-        return static_cast<worker::TransformerRunner<kernels::ReferenceOps>*>(runner)->TEST_logits();
-      });
+    if (options_.f32) {
+      return RunnerDriver(runner,
+                          [runner] { return static_cast<worker::TransformerRunner<F32Ops>*>(runner)->TEST_logits(); });
     }
     return RunnerDriver(runner, [runner] {
       return static_cast<worker::TransformerRunner<kernels::cpu::CpuOps>*>(runner)->TEST_logits();
@@ -142,12 +158,11 @@ class KvAccuracy {
     }
     out_ << absl::StrFormat(
         "%s\n%s path (%s, %d threads), %d windows of %d tokens, %d positions; f32 pages: perplexity %.4f\n\n",
-        std::filesystem::path(options_.model).filename().string(), options_.reference ? "reference" : "fast",
-        runner->info().isa, runner->info().threads, options_.windows, options_.window.tokens, self.positions,
-        self.perplexity());
+        std::filesystem::path(options_.model).filename().string(), options_.f32 ? "f32" : "fast", runner->info().isa,
+        runner->info().threads, options_.windows, options_.window.tokens, self.positions, self.perplexity());
     out_ << absl::StrFormat("%-9s %-12s %9s %8s %9s %9s %7s", "pages", "rounding", "PPL", "ratio", "KL mean", "KL max",
                             "top-1");
-    if (!options_.reference) {
+    if (!options_.f32) {
       for (const int batch : options_.batch) out_ << absl::StrFormat("  step@%-4d", batch);
     }
     out_ << '\n';
@@ -169,7 +184,7 @@ class KvAccuracy {
 
   // Decode steps of `row` and of the same format rounded to nearest, one of each in turn.
   absl::Status TimeRow(const Row& row) {
-    if (options_.reference) return absl::OkStatus();
+    if (options_.f32) return absl::OkStatus();
     for (const int batch : options_.batch) {
       Row nearest = row;
       nearest.mode = KvRoundingMode::kNearest;

@@ -41,7 +41,7 @@ absl::StatusOr<KvRoundingTables::Feedback> KvRoundingTables::MakeFeedback(const 
   out.order.resize(shape.vectors());
   out.values.resize(shape.heads() * values);
   std::vector<double> metric(dim * dim);
-  static const char* const kOrder = getenv("KVORDER");
+  const char* const kOrder = getenv("KVORDER");
   for (size_t head = 0; head < shape.heads(); ++head) {
     const float* from = metrics.data() + head * shape.triangle();
     for (size_t i = 0; i < dim; ++i) {
