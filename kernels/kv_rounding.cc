@@ -66,13 +66,21 @@ bool MakeKvFeedback(std::span<const double> metric, int head_dim, double damping
   CHECK_EQ(out.size(), KvFeedbackValues(n));
   double diagonal = 0.0;
   for (int i = 0; i < n; ++i) diagonal += metric[Index(i) * Index(n) + Index(i)];
-  std::vector<double> v(metric.size());
-  for (int i = 0; i < n; ++i) {
-    for (int j = 0; j < n; ++j)
-      v[Index(i) * Index(n) + Index(j)] = metric[Index(order[Index(i)]) * Index(n) + Index(order[Index(j)])];
-    v[Index(i) * Index(n) + Index(i)] += damping * diagonal / n;
-  }
-  if (!FactorFromTheEnd(n, &v)) return false;
+  const auto factor = [&](double share) {
+    std::vector<double> v(metric.size());
+    for (int i = 0; i < n; ++i) {
+      const size_t row = Index(order[Index(i)]) * Index(n);
+      for (int j = 0; j < n; ++j) v[Index(i) * Index(n) + Index(j)] = metric[row + Index(order[Index(j)])];
+      v[Index(i) * Index(n) + Index(i)] += share * diagonal / n;
+    }
+    if (!FactorFromTheEnd(n, &v)) v.clear();
+    return v;
+  };
+  // With a tenth of the damping the metric holds too: so its smallest eigenvalue, damped, is at least nine tenths of
+  // the damping, which bounds how far the feedback can carry any value.
+  if (factor(damping / 10).empty()) return false;
+  const std::vector<double> v = factor(damping);
+  if (v.empty()) return false;
   // Fixing value i with error e, the best the later ones can do is to move by -e times row i of V's inverse.
   std::fill(out.begin(), out.end(), 0.0f);
   std::vector<double> row(Index(n));

@@ -54,7 +54,8 @@ struct KvRounding {
 
 // The feedback of one head for the error metric e' M e. metric: [head_dim, head_dim], symmetric. damping times the mean
 // of its diagonal is added to the diagonal. order: a permutation of the dims. out: KvFeedbackValues(head_dim).
-// False when the damped metric is not positive definite and finite (out is then unspecified).
+// False when the metric is not finite and, within a tenth of the damping, positive semidefinite (out is then
+// unspecified).
 bool MakeKvFeedback(std::span<const double> metric, int head_dim, double damping, std::span<const uint16_t> order,
                     std::span<float> out);
 

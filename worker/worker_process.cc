@@ -30,12 +30,14 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   RunnerOptions options;
   options.k_format = kv.k;
   options.v_format = kv.v;
+  ASSIGN_OR_RETURN(options.kv_rounding, ParseKvRounding(config.kv_rounding()));
   options.page_tokens = static_cast<int>(config.block_size());
   options.max_rows = static_cast<int>(config.max_num_batched_tokens());
   options.max_num_seqs = static_cast<int>(config.max_num_seqs());
   options.threads = static_cast<int>(config.threads());
   options.memory_utilization = config.gpu_memory_utilization();
   options.progress = progress;
+  options.say = [](const std::string& line) { std::fprintf(stderr, "dunlin-worker: %s\n", line.c_str()); };
   if (config.has_max_model_len()) {
     ASSIGN_OR_RETURN(const uint64_t tokens, ParseSize(config.max_model_len()));
     if (tokens > INT_MAX) return absl::InvalidArgumentError(absl::StrCat("--max-model-len: ", tokens, " is too large"));

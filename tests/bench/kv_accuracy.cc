@@ -62,16 +62,6 @@ class KvAccuracy {
     RETURN_IF_ERROR(ScoreBaseline());
     for (const Row& row : kRows) {
       if (!Wanted(row)) continue;
-      if (const char* orders = getenv("ORDERS"); orders != nullptr && row.mode == KvRoundingMode::kCompensated) {
-        for (const char* o = orders; *o; ++o) {
-          setenv("KVORDER", std::string(1, *o).c_str(), 1);
-          absl::StrAppend(&table_, absl::StrFormat("%-9s %c", row.format, *o));
-          RETURN_IF_ERROR(ScoreRow(row));
-          out_ << table_ << std::endl;
-          table_.clear();
-        }
-        continue;
-      }
       absl::StrAppend(&table_, absl::StrFormat("%-9s %-12s", row.format, row.rounding));
       RETURN_IF_ERROR(ScoreRow(row));
       RETURN_IF_ERROR(TimeRow(row));

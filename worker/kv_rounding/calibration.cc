@@ -19,8 +19,6 @@ constexpr size_t kHeaderBytes = 8 + 8 + 4 * 4;
 template <typename Calibration, typename Fn>
 void ForEachArray(Calibration& c, Fn fn) {
   fn(c.centre, c.shape.vectors());
-  fn(c.k_power, c.shape.vectors());
-  fn(c.v_power, c.shape.vectors());
   fn(c.k_metric, c.shape.heads() * c.shape.triangle());
   fn(c.v_metric, c.shape.heads() * c.shape.triangle());
 }

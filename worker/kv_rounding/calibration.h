@@ -3,7 +3,7 @@
 // (calibration_file.h), made into kernel tables at load (rounding_tables.h).
 //
 // The format of the file, little-endian: "DNLNKVC1", u64 fingerprint of the model, u32 layers, heads, head dim, tokens,
-// then as f32 centre, k_power, v_power, k_metric, v_metric, then u64 FNV-1a of everything before.
+// then as f32 centre, k_metric, v_metric, then u64 FNV-1a of everything before.
 // Thread-safety: plain data and pure functions.  Errors (Parse): kInvalidArgument for bytes that are not a calibration
 // of this model and shape, saying what differs; hostile bytes never crash, and never allocate more than the shape's
 // size. Source: ours.
@@ -36,8 +36,6 @@ struct KvCalibration {
   KvShape shape;
   uint32_t num_tokens = 0;      // measured over
   std::vector<float> centre;    // [layer][kv_head][dim] mean of K after RoPE
-  std::vector<float> k_power;   // [layer][kv_head][dim] mean square of K less its centre
-  std::vector<float> v_power;   // [layer][kv_head][dim] mean square of V
   std::vector<float> k_metric;  // [layer][kv_head][triangle] second moment of the group's queries after RoPE
   std::vector<float> v_metric;  // [layer][kv_head][triangle] sum over the group of Wo' Wo
 };

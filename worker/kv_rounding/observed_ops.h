@@ -1,5 +1,5 @@
-// A backend that hands every row's queries, keys and values to KvStatistics as they pass: the network (transformer.h)
-// runs on it as on the backend itself. Its pages are f32, so that keys and values are read back as computed.
+// A backend that hands every row's queries and keys to KvStatistics as they pass: the network (transformer.h)
+// runs on it as on the backend itself. Its pages are f32, so that keys are read back as computed.
 // Thread-safety, errors: as the backend.  Borrows: both.  Cost: the statistics' on top of the backend's.  Source: ours.
 #ifndef DUNLIN_WORKER_KV_ROUNDING_OBSERVED_OPS_H_
 #define DUNLIN_WORKER_KV_ROUNDING_OBSERVED_OPS_H_
@@ -32,17 +32,16 @@ class ObservedOps {
                                   float* q, int64_t* saturated) {
     const kernels::Traffic traffic = ops_->AttentionInput(args, shape, batch, kv, x, q, saturated);
     const size_t dim = static_cast<size_t>(shape.head_dim), width = static_cast<size_t>(shape.num_kv_heads) * dim;
-    std::vector<float> k(width), v(width);
+    std::vector<float> k(width);
     for (const kernels::SequenceSlice& s : batch.sequences) {
       for (int32_t i = 0; i < s.num_rows; ++i) {
         const int token = s.context_tokens + i, slot = token % kv.layout.page_tokens;
         const uint8_t* page = kv.page(s.pages[token / kv.layout.page_tokens]);
         for (int h = 0; h < shape.num_kv_heads; ++h) {
           kernels::ReadKey(kv.layout, page, args.layer, h, slot, &k[static_cast<size_t>(h) * dim]);
-          kernels::ReadValue(kv.layout, page, args.layer, h, slot, &v[static_cast<size_t>(h) * dim]);
         }
         const size_t row = static_cast<size_t>(s.first_row + i);
-        statistics_->AddToken(args.layer, q + row * static_cast<size_t>(shape.num_q_heads) * dim, k.data(), v.data());
+        statistics_->AddToken(args.layer, q + row * static_cast<size_t>(shape.num_q_heads) * dim, k.data());
       }
     }
     return traffic;

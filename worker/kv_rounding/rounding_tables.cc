@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdlib>
 #include <numeric>
+#include <span>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -32,16 +32,13 @@ kernels::KvVectorRounding OfLayer(const KvShape& shape, size_t layer, const std:
 }  // namespace
 
 absl::StatusOr<KvRoundingTables::Feedback> KvRoundingTables::MakeFeedback(const KvShape& shape,
-                                                                          const std::vector<float>& metrics,
-                                                                          const std::vector<float>& power,
-                                                                          kernels::KvFormat format) {
+                                                                          const std::vector<float>& metrics) {
   const auto dim = static_cast<size_t>(shape.head_dim);
   const size_t values = kernels::KvFeedbackValues(shape.head_dim);
   Feedback out;
   out.order.resize(shape.vectors());
   out.values.resize(shape.heads() * values);
   std::vector<double> metric(dim * dim);
-  const char* const kOrder = getenv("KVORDER");
   for (size_t head = 0; head < shape.heads(); ++head) {
     const float* from = metrics.data() + head * shape.triangle();
     for (size_t i = 0; i < dim; ++i) {
@@ -49,17 +46,9 @@ absl::StatusOr<KvRoundingTables::Feedback> KvRoundingTables::MakeFeedback(const 
     }
     const std::span<uint16_t> order(&out.order[head * dim], dim);
     std::iota(order.begin(), order.end(), uint16_t{0});
-    const auto key = [&](uint16_t d) {
-      const double p = static_cast<double>(power[head * dim + d]), m = metric[d * dim + d];
-      if (kOrder == nullptr || *kOrder == '0') return 0.0;
-      if (*kOrder == 'p') return p;
-      if (*kOrder == 'm') return m;
-      if (*kOrder == 'b') return p * m;
-      if (*kOrder == 'q') return -p;
-      return 0.0;
-    };
-    (void)format;
-    std::stable_sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) { return key(a) > key(b); });
+    // What weighs most is rounded first, while the most values are left to make up for it.
+    std::stable_sort(order.begin(), order.end(),
+                     [&](uint16_t a, uint16_t b) { return metric[a * dim + a] > metric[b * dim + b]; });
     if (!kernels::MakeKvFeedback(metric, shape.head_dim, kDamping, order,
                                  std::span<float>(&out.values[head * values], values))) {
       return absl::InvalidArgumentError(absl::StrCat("the metric of head ", head, " is not positive definite"));
@@ -78,10 +67,10 @@ absl::StatusOr<KvRoundingTables> KvRoundingTables::Create(const KvCalibration& c
   const bool k = kernels::KvScaleBytes(k_format) > 0, v = kernels::KvScaleBytes(v_format) > 0;
   if (k) t.centre_ = calibration.centre;
   if (k && compensate) {
-    ASSIGN_OR_RETURN(t.k_, MakeFeedback(t.shape_, calibration.k_metric, calibration.k_power, k_format));
+    ASSIGN_OR_RETURN(t.k_, MakeFeedback(t.shape_, calibration.k_metric));
   }
   if (v && compensate) {
-    ASSIGN_OR_RETURN(t.v_, MakeFeedback(t.shape_, calibration.v_metric, calibration.v_power, v_format));
+    ASSIGN_OR_RETURN(t.v_, MakeFeedback(t.shape_, calibration.v_metric));
   }
   if (k || v) t.id_ = HashBytes(SerializeKvCalibration(calibration, static_cast<uint64_t>(mode)));
   return t;

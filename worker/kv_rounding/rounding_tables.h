@@ -32,8 +32,7 @@ class KvRoundingTables {
     std::vector<uint16_t> order;  // [layer][kv_head][dim]
     std::vector<float> values;    // [layer][kv_head][KvFeedbackValues]
   };
-  static absl::StatusOr<Feedback> MakeFeedback(const KvShape& shape, const std::vector<float>& metrics,
-                                               const std::vector<float>& power, kernels::KvFormat format);
+  static absl::StatusOr<Feedback> MakeFeedback(const KvShape& shape, const std::vector<float>& metrics);
 
   KvShape shape_;
   std::vector<float> centre_;  // empty: K is not centred

@@ -18,8 +18,6 @@ KvStatistics::KvStatistics(const KvShape& shape, int num_q_heads)
       num_q_heads_(num_q_heads),
       tokens_(Index(shape.num_layers)),
       k_sum_(shape.vectors()),
-      k_square_(shape.vectors()),
-      v_square_(shape.vectors()),
       k_metric_(shape.vectors() * Index(shape.head_dim)),
       v_metric_(k_metric_.size()),
       row_(Index(shape.head_dim)) {
@@ -37,15 +35,11 @@ void KvStatistics::AddOuter(const float* x, double* sum) {
   }
 }
 
-void KvStatistics::AddToken(int layer, const float* q, const float* k, const float* v) {
+void KvStatistics::AddToken(int layer, const float* q, const float* k) {
   const size_t dim = Index(shape_.head_dim), heads = Index(shape_.num_kv_heads), group = Index(num_q_heads_) / heads;
   ++tokens_[Index(layer)];
   for (size_t i = 0; i < heads * dim; ++i) {
-    const size_t at = Index(layer) * heads * dim + i;
-    const auto key = static_cast<double>(k[i]), value = static_cast<double>(v[i]);
-    k_sum_[at] += key;
-    k_square_[at] += key * key;
-    v_square_[at] += value * value;
+    k_sum_[Index(layer) * heads * dim + i] += static_cast<double>(k[i]);
   }
   for (size_t h = 0; h < Index(num_q_heads_); ++h) {
     AddOuter(q + h * dim, &k_metric_[(Index(layer) * heads + h / group) * dim * dim]);
@@ -71,11 +65,7 @@ KvCalibration KvStatistics::Finish() const {
   c.num_tokens = tokens_[0];
   const size_t dim = Index(shape_.head_dim), per_layer = Index(shape_.num_kv_heads) * dim;
   for (size_t i = 0; i < shape_.vectors(); ++i) {
-    const double n = std::max(1u, tokens_[i / per_layer]);
-    const double mean = k_sum_[i] / n;
-    c.centre.push_back(static_cast<float>(mean));
-    c.k_power.push_back(static_cast<float>(std::max(0.0, k_square_[i] / n - mean * mean)));
-    c.v_power.push_back(static_cast<float>(v_square_[i] / n));
+    c.centre.push_back(static_cast<float>(k_sum_[i] / std::max(1u, tokens_[i / per_layer])));
   }
   for (size_t head = 0; head < shape_.heads(); ++head) {
     const double n = std::max(1u, tokens_[head / Index(shape_.num_kv_heads)]);

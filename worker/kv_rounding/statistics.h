@@ -1,4 +1,4 @@
-// Gathers what a KvCalibration holds: K, V and queries token by token, and the output matrices.
+// Gathers what a KvCalibration holds: keys and queries token by token, and the output matrices.
 // Thread-safety: one thread.  Owns: its sums.  Errors: CHECK on shapes.
 // Cost: head_dim^2 / 2 multiply-adds per query head and token, and per query head and row of an output matrix.
 // Source: ours.
@@ -18,8 +18,8 @@ class KvStatistics {
  public:
   KvStatistics(const KvShape& shape, int num_q_heads);
 
-  // One token of one layer. q: [num_q_heads, head_dim] after RoPE; k, v: [num_kv_heads, head_dim], k after RoPE.
-  void AddToken(int layer, const float* q, const float* k, const float* v);
+  // One token of one layer, after RoPE. q: [num_q_heads, head_dim]; k: [num_kv_heads, head_dim].
+  void AddToken(int layer, const float* q, const float* k);
   // o: [hidden, num_q_heads * head_dim]. Once per layer.
   void AddOutputMatrix(int layer, const model::GgufTensor& o);
 
@@ -31,10 +31,10 @@ class KvStatistics {
 
   KvShape shape_;
   int num_q_heads_;
-  std::vector<uint32_t> tokens_;                     // per layer
-  std::vector<double> k_sum_, k_square_, v_square_;  // [layer][kv_head][dim]
-  std::vector<double> k_metric_, v_metric_;          // [layer][kv_head][dim][dim], upper triangles
-  std::vector<double> row_;                          // [dim]
+  std::vector<uint32_t> tokens_;             // per layer
+  std::vector<double> k_sum_;                // [layer][kv_head][dim]
+  std::vector<double> k_metric_, v_metric_;  // [layer][kv_head][dim][dim], upper triangles
+  std::vector<double> row_;                  // [dim]
 };
 
 }  // namespace dunlin::worker

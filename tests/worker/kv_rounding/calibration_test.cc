@@ -34,9 +34,7 @@ KvCalibration Example(unsigned seed) {
   c.shape = kShape;
   c.num_tokens = 77;
   const auto dim = static_cast<size_t>(kShape.head_dim);
-  for (std::vector<float>* v : {&c.centre, &c.k_power, &c.v_power}) {
-    for (size_t i = 0; i < kShape.vectors(); ++i) v->push_back(1.0f + uniform(rng));
-  }
+  for (size_t i = 0; i < kShape.vectors(); ++i) c.centre.push_back(uniform(rng));
   for (std::vector<float>* m : {&c.k_metric, &c.v_metric}) {
     for (size_t head = 0; head < kShape.heads(); ++head) {
       std::vector<float> a(dim * dim);
@@ -68,8 +66,6 @@ TEST(KvCalibrationFormat, ReadsBackWhatWasWritten) {
   EXPECT_EQ(read.shape, c.shape);
   EXPECT_EQ(read.num_tokens, 77u);
   EXPECT_EQ(read.centre, c.centre);
-  EXPECT_EQ(read.k_power, c.k_power);
-  EXPECT_EQ(read.v_power, c.v_power);
   EXPECT_EQ(read.k_metric, c.k_metric);
   EXPECT_EQ(read.v_metric, c.v_metric);
 }
