@@ -12,6 +12,9 @@ int main(int argc, char** argv) {
   app.add_option("--model", o.model, "a GGUF file")->required();
   app.add_option("--text", o.text, "text to score; default: the golden windows, which are the default model's");
   app.add_option("--windows", o.windows, "windows of 512 tokens")->capture_default_str();
+  app.add_option("--window-tokens", o.window.tokens, "tokens of a window")->capture_default_str();
+  app.add_option("--first-scored", o.window.first_scored, "first position of a window that is scored")
+      ->capture_default_str();
   app.add_option("--threads", o.threads, "0 = every core this process may use")->capture_default_str();
   app.add_option("--path", path, "arithmetic: fast (int8 activations) or f32")
       ->check(CLI::IsMember({"fast", "f32"}))

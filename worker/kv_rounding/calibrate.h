@@ -26,13 +26,14 @@
 
 namespace dunlin::worker {
 
-inline constexpr int kCalibrationTokens = 1024;  // at most; the model's context may hold fewer
-inline constexpr int kCalibrationPieces = 8;     // texts that it is put together from, written side by side
+inline constexpr int kCalibrationTokens = 512;      // at most; the model's context may hold fewer
+inline constexpr int kCalibrationPositions = 8192;  // at most: what the result stands for
+inline constexpr int kCalibrationPieces = 8;        // texts that it is put together from, written side by side
 
 template <kernels::TransformerOps Ops>
 class KvCalibrator {
  public:
-  // max_tokens: that net.rope has angles for, at least 1.
+  // max_tokens: what net.rope has angles for, at least 1.
   KvCalibrator(Ops* ops, const Network* net, const Weights<typename Ops::Matrix>* weights, int max_tokens)
       : ops_(ops), net_(net), weights_(weights), num_tokens_(std::min(kCalibrationTokens, max_tokens)) {
     kernels::OpLimits limits;

@@ -41,7 +41,7 @@ class ObservedOps {
           kernels::ReadKey(kv.layout, page, args.layer, h, slot, &k[static_cast<size_t>(h) * dim]);
         }
         const size_t row = static_cast<size_t>(s.first_row + i);
-        statistics_->AddToken(args.layer, q + row * static_cast<size_t>(shape.num_q_heads) * dim, k.data());
+        statistics_->AddToken(args.layer, token, q + row * static_cast<size_t>(shape.num_q_heads) * dim, k.data());
       }
     }
     return traffic;
