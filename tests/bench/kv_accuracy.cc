@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <memory>
-#include <numeric>
 #include <span>
 #include <utility>
 
@@ -17,12 +15,10 @@
 #include "model/gguf/gguf_file.h"
 #include "model/model_config.h"
 #include "model/tokenizer/tokenizer.h"
-#include "tests/support/f32_ops.h"
+#include "tests/support/f32_runner.h"
 #include "tests/support/runner_driver.h"
 #include "tests/support/test_data.h"
 #include "worker/runners/cpu_runner.h"
-#include "worker/runners/create_runner.h"
-#include "worker/runners/transformer_runner.h"
 
 namespace dunlin::testing {
 namespace {
@@ -113,23 +109,11 @@ class KvAccuracy {
     o.kv_bytes = uint64_t{1} << 30;
     o.measure_bandwidth = false;
     o.say = [this](const std::string& line) { err_ << line << '\n'; };
-    if (!options_.f32) return CreateCpuRunner(*file_, o);
-    worker::RunnerInfo info;
-    info.threads = o.threads > 0 ? o.threads : worker::UsableCores();
-    auto ops = std::make_unique<F32Ops>(info.threads, kernels::cpu::SupportedIsas().back());
-    info.isa = ops->isa_name();
-    return worker::CreateRunner(*file_, o, std::move(ops), std::move(info),
-                                [](const F32Ops& f) { return f.packed_bytes(); });
+    return options_.f32 ? CreateF32Runner(*file_, o) : CreateCpuRunner(*file_, o);
   }
 
   RunnerDriver Driver(ModelRunner* runner) const {
-    if (options_.f32) {
-      return RunnerDriver(runner,
-                          [runner] { return static_cast<worker::TransformerRunner<F32Ops>*>(runner)->TEST_logits(); });
-    }
-    return RunnerDriver(runner, [runner] {
-      return static_cast<worker::TransformerRunner<kernels::cpu::CpuOps>*>(runner)->TEST_logits();
-    });
+    return options_.f32 ? MakeDriver<F32Ops>(runner) : MakeDriver<kernels::cpu::CpuOps>(runner);
   }
 
   std::span<const int32_t> Window(int w) const {
