@@ -146,7 +146,7 @@ RandomRounding MakeRounding(int heads, int dim, float scale, Random* random) {
   for (int h = 0; h < heads; ++h) {
     const auto n = static_cast<size_t>(dim);
     std::vector<double> metric(n * n);
-    for (int sample = 0; sample < dim; ++sample) {
+    for (int sample = 0; sample < 16; ++sample) {
       const std::vector<float> q = random->Normals(n);
       for (size_t i = 0; i < n; ++i) {
         for (size_t j = 0; j < n; ++j) metric[i * n + j] += double{q[i]} * double{q[j]} + 1.0;
