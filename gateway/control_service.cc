@@ -7,6 +7,7 @@
 #include "grpcpp/alarm.h"
 #include "grpcpp/server_context.h"
 #include "grpcpp/support/server_callback.h"
+#include "proto/cache_delta.h"
 #include "proto/status_map.h"
 #include "proto/validate.h"
 
@@ -16,6 +17,8 @@ namespace {
 constexpr absl::Duration kDefaultInterval = absl::Seconds(1);
 constexpr absl::Duration kMinInterval = absl::Milliseconds(50);
 constexpr absl::Duration kMaxInterval = absl::Hours(1);
+// Hashes in one message, shared among the workers: two megabytes, half of what clients take by default.
+constexpr size_t kMaxCacheHashes = size_t{1} << 18;
 
 absl::Duration FromProto(const google::protobuf::Duration& d) {
   return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
@@ -32,7 +35,8 @@ grpc::ServerUnaryReactor* FinishNow(grpc::CallbackServerContext* context, const 
 // Writes the load, then again every interval; a slow reader gets fewer and newer pictures.
 class ControlServiceImpl::LoadWatcher final : public grpc::ServerWriteReactor<v1::WatchLoadResponse> {
  public:
-  LoadWatcher(ControlServiceImpl* owner, absl::Duration interval) : owner_(owner), interval_(interval) {}
+  LoadWatcher(ControlServiceImpl* owner, absl::Duration interval, bool with_cache)
+      : owner_(owner), interval_(interval), with_cache_(with_cache) {}
 
   void Begin() ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(&mu_);
@@ -52,10 +56,8 @@ class ControlServiceImpl::LoadWatcher final : public grpc::ServerWriteReactor<v1
   void OnWriteDone(bool ok) override ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(&mu_);
     writing_ = false;
-    if (!ok || ending_) {
-      ending_ = true;
-      return WriteOrFinish();
-    }
+    if (!ok) ending_ = true;
+    if (ending_ || cache_left_) return WriteOrFinish();
     alarm_set_ = true;
     alarm_.Set(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(interval_), [this](bool) { OnAlarm(); });
   }
@@ -81,12 +83,16 @@ class ControlServiceImpl::LoadWatcher final : public grpc::ServerWriteReactor<v1
     writing_ = true;
     message_.Clear();
     owner_->FillLoad(message_.mutable_load());
+    cache_left_ = with_cache_ && owner_->AddCaches(&positions_, message_.mutable_load());
     StartWrite(&message_);
   }
 
   ControlServiceImpl* const owner_;
   const absl::Duration interval_;
+  const bool with_cache_;
   Mutex mu_;
+  std::vector<CachePosition> positions_ ABSL_GUARDED_BY(mu_);
+  bool cache_left_ ABSL_GUARDED_BY(mu_) = false;  // the next message follows at once
   grpc::Alarm alarm_ ABSL_GUARDED_BY(mu_);
   v1::WatchLoadResponse message_ ABSL_GUARDED_BY(mu_);
   bool alarm_set_ ABSL_GUARDED_BY(mu_) = false;
@@ -118,6 +124,20 @@ void ControlServiceImpl::FillLoad(v1::GetLoadResponse* load) const {
   load->set_queued_requests(static_cast<uint32_t>(counts.queued));
 }
 
+bool ControlServiceImpl::AddCaches(std::vector<CachePosition>* positions, v1::GetLoadResponse* load) const {
+  const size_t num_workers = static_cast<size_t>(load->workers_size());
+  positions->resize(num_workers);
+  bool left = false;
+  for (size_t i = 0; i < num_workers; ++i) {
+    const size_t share = std::max<size_t>(kMaxCacheHashes / num_workers, 1);
+    const CacheDelta delta = services_->workers->Cache(i).log().Read((*positions)[i], share);
+    (*positions)[i] = delta.End();
+    left |= delta.more;
+    *load->mutable_workers(static_cast<int>(i))->mutable_cache() = ToProto(delta);
+  }
+  return left;
+}
+
 grpc::ServerUnaryReactor* ControlServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
                                                             const v1::GetServerInfoRequest*,
                                                             v1::GetServerInfoResponse* response) {
@@ -139,9 +159,12 @@ grpc::ServerUnaryReactor* ControlServiceImpl::GetServerInfo(grpc::CallbackServer
   return FinishNow(context, absl::OkStatus());
 }
 
-grpc::ServerUnaryReactor* ControlServiceImpl::GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
+grpc::ServerUnaryReactor* ControlServiceImpl::GetLoad(grpc::CallbackServerContext* context,
+                                                      const v1::GetLoadRequest* request,
                                                       v1::GetLoadResponse* response) {
   FillLoad(response);
+  std::vector<CachePosition> positions;
+  if (request->include_cache()) AddCaches(&positions, response);
   return FinishNow(context, absl::OkStatus());
 }
 
@@ -150,7 +173,7 @@ grpc::ServerWriteReactor<v1::WatchLoadResponse>* ControlServiceImpl::WatchLoad(g
   const absl::Duration interval = request->has_interval()
                                       ? std::clamp(FromProto(request->interval()), kMinInterval, kMaxInterval)
                                       : kDefaultInterval;
-  auto* watcher = new LoadWatcher(this, interval);
+  auto* watcher = new LoadWatcher(this, interval, !request->omit_cache());
   MutexLock lock(&mu_);
   watchers_.insert(watcher);
   if (closed_) {

@@ -7,9 +7,11 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
+#include "base/cache_event_log.h"
 #include "base/mutex.h"
 #include "dunlin/v1/control.grpc.pb.h"
 #include "gateway/model_info.h"
@@ -56,6 +58,9 @@ class ControlServiceImpl final : public v1::ControlService::CallbackService {
  private:
   class LoadWatcher;
   void FillLoad(v1::GetLoadResponse* load) const;
+  // Adds what a follower of each worker's cache needs next and moves its positions on (empty = new). True: something
+  // is left.
+  bool AddCaches(std::vector<CachePosition>* positions, v1::GetLoadResponse* load) const;
   void Remove(LoadWatcher* watcher) ABSL_LOCKS_EXCLUDED(mu_);
 
   const RelayServices* const services_;

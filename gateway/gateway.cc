@@ -17,6 +17,7 @@
 #include "gateway/metrics.h"
 #include "gateway/model_info.h"
 #include "gateway/relay_stream.h"
+#include "gateway/tenants.h"
 #include "gateway/text/prompt_builder.h"
 #include "gateway/work_pool.h"
 #include "gateway/worker_pool.h"
@@ -69,6 +70,7 @@ struct Gateway::Impl {
   RandomNumbers random;
   std::unique_ptr<const ModelInfo> model;
   std::unique_ptr<PromptBuilder> prompts;
+  Tenants tenants;
   std::unique_ptr<GatewayMetrics> metrics;
   AdmissionGate gate;
   ActiveCalls<RelayStream> calls;
@@ -103,6 +105,7 @@ void Gateway::Impl::SetServices() {
   services.tokenizer = model->tokenizer.get();
   services.prompts = prompts.get();
   services.clock = options.clock;
+  services.tenants = &tenants;
   services.gate = &gate;
   services.work = work.get();
   services.workers = workers.get();
@@ -118,6 +121,7 @@ void Gateway::Impl::SetServices() {
 }
 
 absl::Status Gateway::Impl::Start() {
+  ASSIGN_OR_RETURN(tenants, Tenants::Create(options.api_keys, options.trust_tenant_header));
   ASSIGN_OR_RETURN(model, ModelInfo::Load(options.model_path, options.served_model_name, options.chat_template_path));
   prompts = std::make_unique<PromptBuilder>(model->tokenizer.get(), model->chat_template.get());
   const std::string metrics_address =

@@ -28,6 +28,8 @@ struct GatewayOptions {
   std::optional<uint32_t> metrics_port;  // unset = no HTTP listener
   std::vector<std::string> worker_addresses;
   Admission::Limits limits;
+  std::vector<std::string> api_keys;  // none = every client is let in
+  bool trust_tenant_header = false;
   std::optional<bool> reflection;  // on the public listener; unset = only on loopback
   std::optional<uint64_t> seed;    // of requests that bring none; unset = random
   std::string version = "unknown";

@@ -21,10 +21,25 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   return absl::FromChrono(deadline);
 }
 
+// The metadata that says who calls.
+absl::StatusOr<Caller> CallerOf(const RelayServices& services, const grpc::CallbackServerContext& context) {
+  CallerMetadata metadata;
+  for (const auto& [name, value] : context.client_metadata()) {
+    const absl::string_view key(name.data(), name.size());
+    const absl::string_view text(value.data(), value.size());
+    if (key == "authorization") metadata.authorization.push_back(text);
+    if (key == "x-dunlin-tenant") metadata.tenant.push_back(text);
+    if (key == "x-dunlin-priority") metadata.priority.push_back(text);
+  }
+  return services.tenants->Identify(metadata);
+}
+
 class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>, public CallOutlet {
  public:
-  GenerateReactor(const RelayServices* services, const v1::GenerateRequest& request, absl::Time deadline)
-      : call_(std::make_shared<RelayStream>(services, request, deadline, this)) {
+  GenerateReactor(const RelayServices* services, const v1::GenerateRequest& request,
+                  const grpc::CallbackServerContext& context)
+      : call_(
+            std::make_shared<RelayStream>(services, request, CallerOf(*services, context), DeadlineOf(context), this)) {
     call_->Start();
   }
 
@@ -44,9 +59,11 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 
 class GenerateUnaryReactor final : public grpc::ServerUnaryReactor, public CallOutlet {
  public:
-  GenerateUnaryReactor(const RelayServices* services, const v1::GenerateRequest& request, absl::Time deadline,
-                       v1::GenerateUnaryResponse* response)
-      : response_(response), call_(std::make_shared<RelayStream>(services, request, deadline, this)) {
+  GenerateUnaryReactor(const RelayServices* services, const v1::GenerateRequest& request,
+                       const grpc::CallbackServerContext& context, v1::GenerateUnaryResponse* response)
+      : response_(response),
+        call_(
+            std::make_shared<RelayStream>(services, request, CallerOf(*services, context), DeadlineOf(context), this)) {
     call_->Start();
   }
 
@@ -119,21 +136,26 @@ grpc::ServerUnaryReactor* RunOnWorkPool(const RelayServices& services, grpc::Cal
 
 }  // namespace
 
+absl::Status InferenceServiceImpl::Check(const grpc::CallbackServerContext& context, absl::string_view model) const {
+  if (const absl::StatusOr<Caller> caller = CallerOf(*services_, context); !caller.ok()) return caller.status();
+  return model_->CheckName(model);
+}
+
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceServiceImpl::Generate(grpc::CallbackServerContext* context,
                                                                                const v1::GenerateRequest* request) {
-  return new GenerateReactor(services_, *request, DeadlineOf(*context));
+  return new GenerateReactor(services_, *request, *context);
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::GenerateUnary(grpc::CallbackServerContext* context,
                                                               const v1::GenerateUnaryRequest* request,
                                                               v1::GenerateUnaryResponse* response) {
-  return new GenerateUnaryReactor(services_, request->request(), DeadlineOf(*context), response);
+  return new GenerateUnaryReactor(services_, request->request(), *context, response);
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerContext* context,
                                                          const v1::TokenizeRequest* request,
                                                          v1::TokenizeResponse* response) {
-  if (const absl::Status status = model_->CheckName(request->model()); !status.ok()) return FinishNow(context, status);
+  if (const absl::Status status = Check(*context, request->model()); !status.ok()) return FinishNow(context, status);
   return RunOnWorkPool(*services_, context,
                        [this, request, response] { return TokenizeNow(*model_->tokenizer, *request, response); });
 }
@@ -141,7 +163,7 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Tokenize(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerContext* context,
                                                            const v1::DetokenizeRequest* request,
                                                            v1::DetokenizeResponse* response) {
-  if (const absl::Status status = model_->CheckName(request->model()); !status.ok()) return FinishNow(context, status);
+  if (const absl::Status status = Check(*context, request->model()); !status.ok()) return FinishNow(context, status);
   return RunOnWorkPool(*services_, context,
                        [this, request, response] { return DetokenizeNow(*model_->tokenizer, *request, response); });
 }
@@ -149,13 +171,15 @@ grpc::ServerUnaryReactor* InferenceServiceImpl::Detokenize(grpc::CallbackServerC
 grpc::ServerUnaryReactor* InferenceServiceImpl::ListModels(grpc::CallbackServerContext* context,
                                                            const v1::ListModelsRequest*,
                                                            v1::ListModelsResponse* response) {
+  if (const absl::Status status = Check(*context, ""); !status.ok()) return FinishNow(context, status);
   *response->add_models() = model_->Describe(*services_->workers);
   return FinishNow(context, absl::OkStatus());
 }
 
 grpc::ServerUnaryReactor* InferenceServiceImpl::Embed(grpc::CallbackServerContext* context, const v1::EmbedRequest*,
                                                       v1::EmbedResponse*) {
-  return FinishNow(context, NotBuiltError("Embed"));
+  const absl::Status status = Check(*context, "");
+  return FinishNow(context, status.ok() ? NotBuiltError("Embed") : status);
 }
 
 }  // namespace dunlin::gateway

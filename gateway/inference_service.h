@@ -5,6 +5,8 @@
 #ifndef DUNLIN_GATEWAY_INFERENCE_SERVICE_H_
 #define DUNLIN_GATEWAY_INFERENCE_SERVICE_H_
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "dunlin/v1/inference.grpc.pb.h"
 #include "gateway/model_info.h"
 #include "gateway/relay_stream.h"
@@ -29,6 +31,9 @@ class InferenceServiceImpl final : public v1::InferenceService::CallbackService 
                                   v1::EmbedResponse* response) override;
 
  private:
+  // Whether the caller may call and the model is ours ("" = the only one); for the calls without a RelayStream.
+  absl::Status Check(const grpc::CallbackServerContext& context, absl::string_view model) const;
+
   const RelayServices* const services_;
   const ModelInfo* const model_;
 };

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_format.h"
 #include "base/process.h"
 #include "gateway/gateway.h"
@@ -38,6 +39,8 @@ GatewayOptions Options(const dunlin::v1::ServerConfig& config) {
   options.worker_addresses.assign(config.worker_address().begin(), config.worker_address().end());
   options.limits.max_active = config.max_active_streams();
   options.limits.max_queued = config.max_queued_requests();
+  options.api_keys.assign(config.api_key().begin(), config.api_key().end());
+  options.trust_tenant_header = config.trust_tenant_header();
   if (config.has_reflection()) options.reflection = config.reflection();
   if (config.has_seed()) options.seed = config.seed();
   options.version = DUNLIN_VERSION;
@@ -74,7 +77,8 @@ int main(int argc, char** argv) {
   const absl::StatusOr<std::unique_ptr<Gateway>> gateway = Gateway::Create(Options(config));
   if (!gateway.ok()) {
     Say(std::string(gateway.status().message()));
-    return 1;
+    // What names a flag is bad usage.
+    return absl::IsInvalidArgument(gateway.status()) && absl::StartsWith(gateway.status().message(), "--") ? 2 : 1;
   }
   dunlin::TerminationSignals::Arm();
   if (!config.addresses_file().empty()) {

@@ -38,7 +38,7 @@ struct ReasonRow {
 constexpr ReasonRow kByErrorReason[] = {
     {"QUEUE_FULL", "queue_full"},         {"DEADLINE_PREDICTED", "deadline"}, {"DRAINING", "draining"},
     {"NO_WORKER_READY", "no_worker"},     {"WORKER_LOST", "worker_lost"},     {"PROMPT_TOO_LONG", "prompt_too_long"},
-    {"TOKENIZER_BUSY", "tokenizer_busy"}, {"NOT_BUILT", "not_built"},
+    {"TOKENIZER_BUSY", "tokenizer_busy"}, {"NOT_BUILT", "not_built"},         {"UNAUTHENTICATED", "unauthenticated"},
 };
 struct CodeReasonRow {
   absl::StatusCode code;

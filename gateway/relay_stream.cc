@@ -27,10 +27,11 @@ absl::Status TokenizerBusy() {
 
 }  // namespace
 
-RelayStream::RelayStream(const RelayServices* services, v1::GenerateRequest request, absl::Time deadline,
-                         CallOutlet* outlet)
+RelayStream::RelayStream(const RelayServices* services, v1::GenerateRequest request, absl::StatusOr<Caller> caller,
+                         absl::Time deadline, CallOutlet* outlet)
     : services_(*services),
       request_(std::move(request)),
+      caller_(std::move(caller)),
       deadline_(deadline),
       arrived_(services->clock->Now()),
       outlet_(outlet),
@@ -38,6 +39,7 @@ RelayStream::RelayStream(const RelayServices* services, v1::GenerateRequest requ
       state_(services->tokenizer, services->clock, services->metrics) {}
 
 absl::Status RelayStream::Check() {
+  if (!caller_.ok()) return caller_.status();
   if (services_.draining->load()) return Unavailable("DRAINING", "the gateway is draining");
   if (absl::Status status = ValidateGenerateRequest(request_, services_.tokenizer->vocab_size()); !status.ok()) {
     return status;
@@ -106,6 +108,7 @@ void RelayStream::BuildAndOpen() {
   RequestPlan plan = MakePlan(request_, services_.sampling_defaults, services_.new_seed(), *std::move(ids), context);
   plan.request_id = request_id_;
   plan.model = services_.model;
+  plan.caller = *caller_;
   Open(std::move(plan));
 }
 

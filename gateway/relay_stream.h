@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
@@ -25,6 +26,7 @@
 #include "gateway/metrics.h"
 #include "gateway/relay_state.h"
 #include "gateway/request_plan.h"
+#include "gateway/tenants.h"
 #include "gateway/text/prompt_builder.h"
 #include "gateway/work_pool.h"
 #include "gateway/worker_pool.h"
@@ -52,6 +54,7 @@ struct RelayServices {
   const model::Tokenizer* tokenizer = nullptr;
   const PromptBuilder* prompts = nullptr;
   const Clock* clock = nullptr;
+  const Tenants* tenants = nullptr;
   AdmissionGate* gate = nullptr;
   WorkPool* work = nullptr;
   WorkerPool* workers = nullptr;
@@ -62,8 +65,9 @@ struct RelayServices {
 
 class RelayStream final : public WorkerStreamHandler, public std::enable_shared_from_this<RelayStream> {
  public:
-  // deadline: InfiniteFuture = none.
-  RelayStream(const RelayServices* services, v1::GenerateRequest request, absl::Time deadline, CallOutlet* outlet);
+  // caller: not OK = the call ends with that status. deadline: InfiniteFuture = none.
+  RelayStream(const RelayServices* services, v1::GenerateRequest request, absl::StatusOr<Caller> caller,
+              absl::Time deadline, CallOutlet* outlet);
   ~RelayStream() override = default;
 
   void Start() ABSL_LOCKS_EXCLUDED(mu_);  // once, first
@@ -89,6 +93,7 @@ class RelayStream final : public WorkerStreamHandler, public std::enable_shared_
 
   const RelayServices& services_;
   const v1::GenerateRequest request_;
+  const absl::StatusOr<Caller> caller_;
   const absl::Time deadline_;
   const absl::Time arrived_;
   CallOutlet* const outlet_;

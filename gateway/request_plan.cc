@@ -87,7 +87,9 @@ worker::v1::GenerateRequest ToWorkerRequest(const RequestPlan& plan, absl::Durat
     request.mutable_max_time()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
   }
   request.set_cache_mode(plan.cache.mode());
-  request.set_cache_namespace(plan.cache.salt());
+  request.set_cache_namespace(CacheNamespace(plan.caller.tenant, plan.cache.salt()));
+  request.set_tenant(plan.caller.tenant);
+  request.set_priority(plan.caller.priority);
   request.set_num_choices(plan.num_choices);
   return request;
 }

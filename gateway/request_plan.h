@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "dunlin/v1/inference.pb.h"
 #include "dunlin/worker/v1/worker.pb.h"
+#include "gateway/tenants.h"
 
 namespace dunlin::gateway {
 
@@ -31,6 +32,7 @@ struct RequestPlan {
   v1::Stopping stopping;  // every scalar set, except max_time_ms unset = none
   v1::Output output;
   v1::Cache cache;
+  Caller caller;
   bool dry_run = false;
   bool context_bounds_length = false;  // running out of max_tokens is CONTEXT_FULL, not LENGTH
   uint32_t queue_position = 0;

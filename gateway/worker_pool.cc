@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/mutex.h"
 #include "dunlin/worker/v1/worker.grpc.pb.h"
+#include "gateway/health_watch.h"
 #include "gateway/worker_channel.h"
 #include "gateway/worker_stream.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -24,28 +25,7 @@ namespace dunlin::gateway {
 namespace {
 
 using SteadyTime = std::chrono::steady_clock::time_point;
-using grpc::health::v1::HealthCheckRequest;
-using grpc::health::v1::HealthCheckResponse;
-
 constexpr std::chrono::seconds kUnaryTimeout{2};
-
-class WorkerPoolImpl;
-
-// Follows the health of one worker until the stream ends; deletes itself.
-class HealthWatch final : public grpc::ClientReadReactor<HealthCheckResponse> {
- public:
-  HealthWatch(WorkerPoolImpl* pool, size_t worker, grpc::health::v1::Health::Stub* stub);
-  void OnReadDone(bool ok) override;
-  void OnDone(const grpc::Status& status) override;
-  void Cancel() { context_.TryCancel(); }
-
- private:
-  WorkerPoolImpl* const pool_;
-  const size_t worker_;
-  grpc::ClientContext context_;
-  HealthCheckRequest request_;
-  HealthCheckResponse response_;
-};
 
 struct Worker {
   // Constant after construction.
@@ -66,6 +46,8 @@ struct Worker {
   SteadyTime next_load{};
   worker::v1::GetInfoResponse info;
   v1::WorkerLoad load;
+  // Fed by the one GetLoad that is open at a time.
+  CacheMirror cache;
   std::shared_ptr<std::atomic<uint32_t>> relayed = std::make_shared<std::atomic<uint32_t>>(0);
 };
 
@@ -77,15 +59,15 @@ class WorkerPoolImpl final : public WorkerPool {
   std::vector<WorkerSnapshot> Snapshot() const override ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<WorkerView> Views() const override ABSL_LOCKS_EXCLUDED(mu_);
   std::string WorkerName(size_t worker) const override ABSL_LOCKS_EXCLUDED(mu_);
+  const CacheMirror& Cache(size_t worker) const override;
   uint32_t ContextTokens() const override ABSL_LOCKS_EXCLUDED(mu_);
   std::shared_ptr<WorkerStream> OpenGenerate(size_t worker, worker::v1::GenerateRequest request, absl::Time deadline,
                                              std::shared_ptr<WorkerStreamHandler> handler) override;
   void FlushCaches(std::function<void(absl::Status, uint32_t)> done) override ABSL_LOCKS_EXCLUDED(mu_);
 
+ private:
   void OnHealth(size_t worker, bool serving) ABSL_LOCKS_EXCLUDED(mu_);
   void OnWatchEnd(size_t worker, const grpc::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
-
- private:
   void Run() ABSL_LOCKS_EXCLUDED(mu_);
   // Starts what is due; returns when something is due next.
   SteadyTime StartDueCalls() ABSL_LOCKS_EXCLUDED(mu_);
@@ -99,7 +81,10 @@ class WorkerPoolImpl final : public WorkerPool {
   void CallEnds() ABSL_LOCKS_EXCLUDED(mu_);
   // A unary call whose state lives until `done` ran, counted in open_calls_.
   template <typename Request, typename Response, typename Async>
-  void Ask(Async async, std::function<void(const absl::Status&, const Response&)> done) ABSL_LOCKS_EXCLUDED(mu_);
+  void Ask(Async async, std::function<void(const absl::Status&, const Response&)> done, Request request = {})
+      ABSL_LOCKS_EXCLUDED(mu_);
+  void OnLoad(size_t worker, const absl::Status& status, const worker::v1::GetLoadResponse& response)
+      ABSL_LOCKS_EXCLUDED(mu_);
 
   const Options options_;
   mutable Mutex mu_;
@@ -110,25 +95,6 @@ class WorkerPoolImpl final : public WorkerPool {
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   std::thread monitor_;
 };
-
-HealthWatch::HealthWatch(WorkerPoolImpl* pool, size_t worker, grpc::health::v1::Health::Stub* stub)
-    : pool_(pool), worker_(worker) {
-  // Waits for the connection instead of failing: the channel's own backoff paces the attempts.
-  context_.set_wait_for_ready(true);
-  stub->async()->Watch(&context_, &request_, this);
-  StartRead(&response_);
-}
-
-void HealthWatch::OnReadDone(bool ok) {
-  if (!ok) return;
-  pool_->OnHealth(worker_, response_.status() == HealthCheckResponse::SERVING);
-  StartRead(&response_);
-}
-
-void HealthWatch::OnDone(const grpc::Status& status) {
-  pool_->OnWatchEnd(worker_, status);
-  delete this;
-}
 
 WorkerPoolImpl::WorkerPoolImpl(const Options& options) : options_(options) {
   for (size_t i = 0; i < options.addresses.size(); ++i) {
@@ -170,13 +136,14 @@ void WorkerPoolImpl::CallEnds() {
 }
 
 template <typename Request, typename Response, typename Async>
-void WorkerPoolImpl::Ask(Async async, std::function<void(const absl::Status&, const Response&)> done) {
+void WorkerPoolImpl::Ask(Async async, std::function<void(const absl::Status&, const Response&)> done, Request request) {
   struct Call {
     grpc::ClientContext context;
     Request request;
     Response response;
   };
   auto call = std::make_shared<Call>();
+  call->request = std::move(request);
   call->context.set_deadline(std::chrono::system_clock::now() + kUnaryTimeout);
   CallBegins();
   async(&call->context, &call->request, &call->response, [this, call, done = std::move(done)](grpc::Status status) {
@@ -260,15 +227,34 @@ void WorkerPoolImpl::AskInfo(size_t index) {
 }
 
 void WorkerPoolImpl::AskLoad(size_t index) {
+  const CachePosition& known = workers_[index]->cache.position();
+  worker::v1::GetLoadRequest request;
+  request.set_cache_events(true);
+  request.set_cache_epoch(known.epoch);
+  request.set_cache_sequence(known.sequence);
+  request.set_cache_offset(known.offset);
   Ask<worker::v1::GetLoadRequest, worker::v1::GetLoadResponse>(
       [stub = workers_[index]->stub.get()](auto... args) { stub->async()->GetLoad(std::move(args)...); },
       [this, index](const absl::Status& status, const worker::v1::GetLoadResponse& response) {
-        MutexLock lock(&mu_);
-        Worker& worker = *workers_[index];
-        worker.asking_load = false;
-        worker.next_load = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(options_.load_interval);
-        if (status.ok()) worker.load = response.load();
-      });
+        OnLoad(index, status, response);
+      },
+      std::move(request));
+}
+
+void WorkerPoolImpl::OnLoad(size_t index, const absl::Status& status, const worker::v1::GetLoadResponse& response) {
+  Worker& worker = *workers_[index];
+  bool at_once = false;
+  if (status.ok() && response.has_cache()) {
+    // A gap is a reason to ask again, too, but no reason to hurry: a worker that always causes one must cost little.
+    at_once = worker.cache.Apply(response.cache()) == CacheMirror::Outcome::kApplied && response.cache().more();
+  }
+  MutexLock lock(&mu_);
+  worker.asking_load = false;
+  worker.next_load = std::chrono::steady_clock::now();
+  if (!at_once) worker.next_load += absl::ToChronoNanoseconds(options_.load_interval);
+  if (status.ok()) worker.load = response.load();
+  wake_ = true;
+  changed_.SignalAll();
 }
 
 SteadyTime WorkerPoolImpl::StartDueCalls() {
@@ -288,7 +274,9 @@ SteadyTime WorkerPoolImpl::StartDueCalls() {
       if (closing_) return next;
       if (worker.watch == nullptr && due(worker.next_watch)) {
         ++open_calls_;
-        worker.watch = new HealthWatch(this, i, worker.health.get());
+        worker.watch = new HealthWatch(
+            worker.health.get(), [this, i](bool serving) { OnHealth(i, serving); },
+            [this, i](const grpc::Status& status) { OnWatchEnd(i, status); });
         worker.watch->StartCall();
       }
       ask_info = worker.serving && !worker.ready && !worker.asking_info && due(worker.next_info);
@@ -336,6 +324,11 @@ std::vector<WorkerView> WorkerPoolImpl::Views() const {
 std::string WorkerPoolImpl::WorkerName(size_t worker) const {
   MutexLock lock(&mu_);
   return workers_[worker]->name;
+}
+
+const CacheMirror& WorkerPoolImpl::Cache(size_t worker) const {
+  CHECK_LT(worker, workers_.size());
+  return workers_[worker]->cache;
 }
 
 uint32_t WorkerPoolImpl::ContextTokens() const {

@@ -2,7 +2,8 @@
 // Thread-safety: thread-safe. Call-backs run on gRPC threads, outside locks, and must not block.
 // Owns: channels, a monitor thread, every call it started (the destructor cancels them and waits).
 // Errors: OpenGenerate never fails at once; a stream that cannot reach its worker ends with UNAVAILABLE.
-// Cost: one health stream and one GetLoad per second and worker.  Source: ours.
+// Cost: one health stream and one GetLoad per second and worker, more while a snapshot of its cache comes in parts.
+// Source: ours.
 #ifndef DUNLIN_GATEWAY_WORKER_POOL_H_
 #define DUNLIN_GATEWAY_WORKER_POOL_H_
 
@@ -17,6 +18,7 @@
 #include "absl/time/time.h"
 #include "dunlin/v1/control.pb.h"
 #include "dunlin/worker/v1/worker.pb.h"
+#include "gateway/cache_mirror.h"
 #include "gateway/router.h"
 
 namespace dunlin::gateway {
@@ -62,6 +64,8 @@ class WorkerPool {
   virtual std::vector<WorkerSnapshot> Snapshot() const = 0;
   virtual std::vector<WorkerView> Views() const = 0;  // parallel to Snapshot()
   virtual std::string WorkerName(size_t worker) const = 0;
+  // What the worker has cached; lives as long as the pool, empty until the worker told.
+  virtual const CacheMirror& Cache(size_t worker) const = 0;
   // The smallest context of the ready workers; 0 = none is ready.
   virtual uint32_t ContextTokens() const = 0;
   // deadline: InfiniteFuture = none. Call Start on the result.

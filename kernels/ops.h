@@ -9,7 +9,9 @@
 // Thread-safety: one caller at a time per Ops object; ops use the object's own thread pool inside.
 // Errors: CHECK on shapes that contradict each other (the caller has validated the model). No allocation after
 // Reserve(). Traffic: each op returns the bytes it must move to and from memory: packed weight bytes once per call, KV
-// bytes by the pages' format, activations as read plus written at its borders.
+// bytes by the pages' format, activations as read plus written at its borders. KV tokens that several rows of a
+// sequence see count once; selected pages (and bounds) of prompt chunks may count more often, up to the bytes of all
+// pages.
 #ifndef DUNLIN_KERNELS_OPS_H_
 #define DUNLIN_KERNELS_OPS_H_
 
@@ -17,6 +19,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/attention_mask.h"
 #include "kernels/dtype.h"
 #include "kernels/kv_rounding.h"
 #include "kernels/paged_kv.h"
@@ -55,6 +58,11 @@ struct AttentionShape {
   int head_dim = 0;
   float scale = 0.0f;  // multiplies q.k
   int window = 0;      // 0 = full causal; else position p sees p-window+1 … p
+  int sinks = 0;       // with a window: and the tokens 0 … sinks-1
+  int top_pages =
+      0;  // 0 = every page; else the pages that a row selects (attention_mask.h); needs pages with key bounds
+
+  AttentionPattern pattern() const { return {window, sinks, top_pages}; }
 };
 
 // One sequence's part of the batch. Its rows are consecutive; row i has position context_tokens + i.
@@ -118,12 +126,13 @@ concept TransformerOps = requires(Ops ops, const typename Ops::Matrix& m, const 
   { ops.Embed(m, batch, 1.0f, out) } -> std::same_as<Traffic>;
 
   // h = RmsNorm(x[r]) * norm;  q, k, v = Wq h (+bias), Wk h, Wv h; per-head RmsNorm on q and k where given; RoPE on q
-  // and k; k, v go through the page format, as args.rounding says, into the row's slot; q [num_rows, num_q_heads *
-  // head_dim] stays f32. *saturated += values that the page format could not hold.             x: [num_rows, hidden]
+  // and k; k, v go through the page format, as args.rounding says, into the row's slot, and where the pages have key
+  // bounds, those of the pages that the step completes are written; q [num_rows, num_q_heads * head_dim] stays f32.
+  // *saturated += values that the page format could not hold.             x: [num_rows, hidden]
   { ops.AttentionInput(input, shape, batch, kv, in, out, saturated) } -> std::same_as<Traffic>;
 
-  // out[r] = softmax(scale * q.K) V over positions the mask allows, K and V as the pages store them (this step's rows
-  // too), p not rounded. out: [num_rows, num_q_heads * head_dim].
+  // out[r] = softmax(scale * q.K) V over positions the mask allows (attention_mask.h), K and V as the pages store them
+  // (this step's rows too), p not rounded. out: [num_rows, num_q_heads * head_dim].
   { ops.PagedAttention(shape, batch, kv, /*layer=*/0, in, out) } -> std::same_as<Traffic>;
 
   // residual[r] += W in[r].                            in: [num_rows, W.cols], residual: [num_rows, W.rows]

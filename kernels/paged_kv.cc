@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "base/check.h"
 #include "kernels/kv_rounding.h"
@@ -74,6 +75,13 @@ void LoadVector(KvFormat format, const uint8_t* data, size_t stride, const uint8
   }
 }
 
+// The bfloat16 next to `value` in its direction: at or below it for a minimum, at or above it for a maximum.
+uint16_t RoundOutward(float value, bool is_max) {
+  const auto bits = std::bit_cast<uint32_t>(value + 0.0f);  // -0 becomes +0: equal keys give equal bytes
+  const bool grows = (bits & 0xFFFFu) != 0 && std::signbit(value) != is_max;
+  return static_cast<uint16_t>((bits >> 16) + (grows ? 1u : 0u));
+}
+
 // NaN becomes 0 and infinities the largest finite value, so that one bad activation cannot poison the cache.
 float Finite(float v, int* saturated) {
   if (std::isfinite(v)) return v;
@@ -84,7 +92,7 @@ float Finite(float v, int* saturated) {
 }  // namespace
 
 PageLayout PageLayout::Create(int page_tokens, int num_layers, int num_kv_heads, int head_dim, KvFormat k_format,
-                              KvFormat v_format) {
+                              KvFormat v_format, bool key_bounds) {
   CHECK(page_tokens > 0 && num_layers > 0 && num_kv_heads > 0 && head_dim > 0)
       << page_tokens << ' ' << num_layers << ' ' << num_kv_heads << ' ' << head_dim;
   PageLayout l;
@@ -101,8 +109,19 @@ PageLayout PageLayout::Create(int page_tokens, int num_layers, int num_kv_heads,
   l.k_scale_offset = RoundUp(l.v_offset + values * KvValueBytes(v_format), 64);
   l.v_scale_offset = RoundUp(l.k_scale_offset + scales * KvScaleBytes(k_format), 16);
   l.layer_bytes = RoundUp(l.v_scale_offset + scales * KvScaleBytes(v_format), 64);
+  if (key_bounds) {
+    l.k_bounds_offset = l.layer_bytes;
+    l.layer_bytes = RoundUp(l.k_bounds_offset + static_cast<size_t>(num_kv_heads) * l.HeadBoundsBytes(), 64);
+  }
   l.page_bytes = RoundUp(static_cast<size_t>(num_layers) * l.layer_bytes, 256);
   return l;
+}
+
+uint64_t PageLayout::AppendBytes(std::span<const int32_t> positions) const {
+  const auto last_slots = std::count_if(positions.begin(), positions.end(),
+                                        [this](int32_t position) { return (position + 1) % page_tokens == 0; });
+  return positions.size() * TokenLayerBytes() +
+         static_cast<uint64_t>(last_slots) * static_cast<size_t>(num_kv_heads) * HeadBoundsBytes();
 }
 
 float E4M3ToFloat(uint8_t code) {
@@ -194,6 +213,41 @@ void ReadKey(const PageLayout& layout, const uint8_t* page, int layer, int head,
              static_cast<size_t>(layout.page_tokens),
              page + layout.KScaleOffset(layer, head) + token * KvScaleBytes(layout.k_format),
              {out, static_cast<size_t>(layout.head_dim)});
+}
+
+void ReadKeyBounds(const PageLayout& layout, const uint8_t* page, int layer, int head, float* min, float* max) {
+  DCHECK(layout.has_key_bounds());
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  const uint8_t* at = page + layout.KBoundsOffset(layer, head);
+  LoadVector(KvFormat::kBF16, at, 1, nullptr, {min, dim});
+  LoadVector(KvFormat::kBF16, at + 2 * dim, 1, nullptr, {max, dim});
+}
+
+void StoreKeyBounds(const PageLayout& layout, uint8_t* page, int layer, int head, const float* min, const float* max) {
+  DCHECK(layout.has_key_bounds());
+  uint8_t* at = page + layout.KBoundsOffset(layer, head);
+  for (int d = 0; d < layout.head_dim; ++d) {
+    const uint16_t low = RoundOutward(min[d], /*is_max=*/false), high = RoundOutward(max[d], /*is_max=*/true);
+    std::memcpy(at + 2 * d, &low, 2);
+    std::memcpy(at + 2 * (layout.head_dim + d), &high, 2);
+  }
+}
+
+void WriteKeyBounds(const PageLayout& layout, uint8_t* page, int layer) {
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  std::vector<float> key(dim), min(dim), max(dim);
+  for (int head = 0; head < layout.num_kv_heads; ++head) {
+    std::fill(min.begin(), min.end(), std::numeric_limits<float>::infinity());
+    std::fill(max.begin(), max.end(), -std::numeric_limits<float>::infinity());
+    for (int slot = 0; slot < layout.page_tokens; ++slot) {
+      ReadKey(layout, page, layer, head, slot, key.data());
+      for (size_t d = 0; d < dim; ++d) {
+        if (key[d] < min[d]) min[d] = key[d];
+        if (key[d] > max[d]) max[d] = key[d];
+      }
+    }
+    StoreKeyBounds(layout, page, layer, head, min.data(), max.data());
+  }
 }
 
 void ReadValue(const PageLayout& layout, const uint8_t* page, int layer, int head, int slot, float* out) {

@@ -7,6 +7,9 @@
 //     V values  [kv_head][token][dim]
 //     K scales  [kv_head][token]
 //     V scales  [kv_head][token]
+//     K bounds  [kv_head][min, max][dim], only where the layout has them (page selection, attention_mask.h): the range
+//               of each channel of the page's keys as they read back, in bfloat16 rounded outward, zero always +0;
+//               written when the page's last slot is
 // Scale of a value x stored as code c: E4M3: one byte e per (token, head), x = E4M3(c) * 2^(e - 127), e - 127 = the
 // smallest exponent with amax / 2^(e-127) <= 448 (127 for a zero vector), code rounded to nearest even, saturating at
 // 448, never NaN. INT8: float32 s = amax / 127 (1 for a zero vector), x = c * s, c rounded to nearest even and clamped
@@ -43,11 +46,12 @@ struct PageLayout {
   size_t v_offset = 0;
   size_t k_scale_offset = 0;
   size_t v_scale_offset = 0;
-  size_t layer_bytes = 0;  // multiple of 64
-  size_t page_bytes = 0;   // multiple of 256
+  size_t k_bounds_offset = 0;  // 0 = the pages have no key bounds
+  size_t layer_bytes = 0;      // multiple of 64
+  size_t page_bytes = 0;       // multiple of 256
 
   static PageLayout Create(int page_tokens, int num_layers, int num_kv_heads, int head_dim, KvFormat k_format,
-                           KvFormat v_format);
+                           KvFormat v_format, bool key_bounds = false);
 
   size_t LayerOffset(int layer) const { return static_cast<size_t>(layer) * layer_bytes; }
   // Offsets from the start of the page. K: element (head, dim 0, token 0); consecutive tokens are adjacent.
@@ -67,6 +71,12 @@ struct PageLayout {
     return LayerOffset(layer) + v_scale_offset +
            static_cast<size_t>(head) * static_cast<size_t>(page_tokens) * KvScaleBytes(v_format);
   }
+  // Bounds of one head: the minima [head_dim], then the maxima.
+  bool has_key_bounds() const { return k_bounds_offset > 0; }
+  size_t HeadBoundsBytes() const { return has_key_bounds() ? static_cast<size_t>(head_dim) * 4 : 0; }
+  size_t KBoundsOffset(int layer, int head) const {
+    return LayerOffset(layer) + k_bounds_offset + static_cast<size_t>(head) * HeadBoundsBytes();
+  }
   // Values of one head in one page, K or V.
   size_t HeadValues() const { return static_cast<size_t>(page_tokens) * static_cast<size_t>(head_dim); }
   // Bytes of K, V and scales that attention reads per cached token and layer.
@@ -75,6 +85,8 @@ struct PageLayout {
            (static_cast<size_t>(head_dim) * (KvValueBytes(k_format) + KvValueBytes(v_format)) + KvScaleBytes(k_format) +
             KvScaleBytes(v_format));
   }
+  // Bytes that appending tokens at these positions of their sequences writes per layer, bounds included.
+  uint64_t AppendBytes(std::span<const int32_t> positions) const;
 };
 
 // The page arena of one device. Borrows the memory. page(i) = base + i * layout.page_bytes.
@@ -105,6 +117,13 @@ int AppendToken(const PageLayout& layout, uint8_t* page, int layer, int slot, co
 // Reads back one token's K or V vector of one head as attention sees it (dequantised). out: [head_dim].
 void ReadKey(const PageLayout& layout, const uint8_t* page, int layer, int head, int slot, float* out);
 void ReadValue(const PageLayout& layout, const uint8_t* page, int layer, int head, int slot, float* out);
+
+// Writes the key bounds of a full page of one layer, from its stored keys; a NaN key value counts for nothing.
+void WriteKeyBounds(const PageLayout& layout, uint8_t* page, int layer);
+// One head's bounds. min, max: [head_dim].
+void ReadKeyBounds(const PageLayout& layout, const uint8_t* page, int layer, int head, float* min, float* max);
+// Stores one head's bounds, rounding outward.
+void StoreKeyBounds(const PageLayout& layout, uint8_t* page, int layer, int head, const float* min, const float* max);
 
 }  // namespace dunlin::kernels
 

@@ -1,8 +1,10 @@
-// Façade of the KV bookkeeping: which page holds which tokens. Ids only, no bytes: the runner owns the memory.
-// Thread-safety: engine thread only.  Owns: page states, the free stack, every page table.
-// Errors: kFull / kWait are expected outcomes, returned as values; a broken invariant CHECK-fails.
-// Transactions: a Reserve that does not succeed leaves everything bit-identical. Cost: O(pages touched), no allocation
-// after Create except a sequence's own table when it is opened. Source: ours (see FORMAT.md for the page format).
+// Façade of the KV bookkeeping: which page holds which tokens. Ids only, no bytes: the runner owns the memory and
+// carries out the PageMoves that this class asks for, in order, before the next step.
+// Thread-safety: engine thread only.  Owns: page states, prefix index, every page table, the host tier's slots.
+// Errors: kFull / kWaitForPins are expected outcomes, returned as values; a broken invariant CHECK-fails.
+// Transactions: a call that does not succeed leaves everything bit-identical (DebugSnapshot). Cost: O(pages touched),
+// no allocation after Create except a sequence's own table when a slot is first opened and the root of a new namespace.
+// Source: ours (FORMAT.md for the page format; the reasoning is at the top of prefix_index.h and page_pool.h).
 #ifndef DUNLIN_KVSTORE_KV_STORE_H_
 #define DUNLIN_KVSTORE_KV_STORE_H_
 
@@ -13,61 +15,75 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "kvstore/kv_types.h"
 
 namespace dunlin::kv {
-
-enum class PageId : int32_t {};
-enum class SequenceId : int32_t {};  // index of an open sequence; reused after Release
-
-enum class ReserveOutcome : uint8_t {
-  kGranted,
-  kWaitForPins,  // enough pages exist but some are pinned by a transfer: wait, do not preempt
-  kFull,
-};
-
-struct KvOptions {
-  int32_t num_pages = 0;
-  int page_tokens = 16;
-  int32_t max_sequences = 0;
-  int32_t max_pages_per_sequence = 0;
-};
-
-struct KvStats {
-  int32_t blank = 0, held = 0, cached = 0, quarantine = 0, total = 0;
-  uint64_t evictions = 0;
-};
 
 class KvStore {
  public:
   static std::unique_ptr<KvStore> Create(const KvOptions& options);
   virtual ~KvStore() = default;
 
-  // Opens a sequence whose prompt is `tokens` in `ns`, sharing the pages of the longest cached prefix.
-  // *matched_tokens: tokens that need no computation (a whole number of pages; less than tokens.size()). `ns` separates
-  // tenants: pages are never shared across namespaces. read = false matches nothing.
-  virtual SequenceId Match(absl::string_view ns, std::span<const int32_t> tokens, bool read,
-                           int32_t* matched_tokens) = 0;
-
-  // Makes room for `num_tokens` tokens in all (cached ones included). All or nothing.
-  virtual ReserveOutcome Reserve(SequenceId seq, int32_t num_tokens) = 0;
-
-  // Page ids of the sequence, in token order; valid until the next call for it.
+  // ---- Sequences ----
+  // Opens a sequence whose tokens so far are `tokens` (>= 1) in `ns`, sharing the pages of the longest cached prefix of
+  // tokens[0, size-1): the last token is always computed. Never fails: what there is no page for (the copy of a partial
+  // page, restored pages) is simply not matched.
+  virtual MatchResult Match(absl::string_view ns, std::span<const int32_t> tokens, const MatchOptions& options) = 0;
+  // How much Match would find now. Changes nothing.
+  virtual void Peek(absl::string_view ns, std::span<const int32_t> tokens, PrefixHint* hint) const = 0;
+  // Makes room for tokens [0, num_tokens) of which [computed, num_tokens) will be written by the coming step: grows the
+  // table and makes the pages written private (a shared or indexed one is copied). All or nothing. The range is the
+  // sequence's write set until EndStep or FailStep.
+  virtual ReserveOutcome Reserve(SequenceId seq, int32_t computed, int32_t num_tokens) = 0;
+  // Page ids of the sequence, in token order; valid until the next call that is not const.
   virtual std::span<const int32_t> PageTable(SequenceId seq) const = 0;
-
-  // The tokens [0, tokens.size()) of the sequence have been computed: full pages may be shared from now on.
+  // tokens [0, tokens.size()) of the sequence have been computed: full pages are indexed. A page that the index has
+  // already (somebody else computed it too) is replaced in the table by the indexed one and its duplicate freed.
   virtual void Publish(SequenceId seq, std::span<const int32_t> tokens) = 0;
-
-  // Closes the sequence; its unshared, unpublished pages become blank, published ones cached.
+  // A second sequence with the same pages; both copy before they write into a shared page.
+  virtual SequenceId Fork(SequenceId seq) = 0;
+  // Gives up the pages that tokens [0, num_tokens) do not need (rejected drafts).
+  virtual void Truncate(SequenceId seq, int32_t num_tokens) = 0;
+  // Closes the sequence: pages that nobody else holds become cached (if indexed) or blank, the last first.
   virtual void Release(SequenceId seq) = 0;
 
-  // Drops every cached, unreferenced page; returns how many.
-  virtual int32_t Flush() = 0;
+  // ---- One step: computing the same page once (in-batch de-duplication) ----
+  // The coming step computes tokens [computed, tokens.size()) of the sequence. True: go on, and the full pages among
+  // them are claimed until EndStep. False: the first of these pages is claimed by another sequence in this step; wait
+  // for it (and Adopt it next step) instead of computing it. Claims nothing then. computed: a multiple of page_tokens,
+  // or the claim is granted without looking.
+  virtual bool Claim(SequenceId seq, int32_t computed, std::span<const int32_t> tokens) = 0;
+  // Shares pages of the known tokens that were published since by others, from `computed` (a multiple of page_tokens
+  // with no page beyond it reserved, else nothing is done) on. Returns the tokens computed now; at most
+  // tokens.size()-1.
+  virtual int32_t Adopt(SequenceId seq, int32_t computed, std::span<const int32_t> tokens) = 0;
+  virtual void EndStep() = 0;  // after the step's Publish calls: claims and write sets end
+  // The step failed: the pages of all write sets hold anything; they go to quarantine instead of blank or cached.
+  virtual void FailStep() = 0;
+  virtual int32_t Absolve() = 0;  // quarantined pages become blank (the device is known to be quiet); how many
 
+  // ---- Transfers ----
+  // Appends what the runner has to do since the last call, in order.
+  virtual void TakeMoves(std::vector<PageMove>* moves) = 0;
+  // The kRestore into `page` failed (checksum, I/O): forgets it and all that follows it, for the index and for `seq`.
+  // Returns the sequence's matched tokens now.
+  virtual int32_t FailRestore(SequenceId seq, PageId page) = 0;
+  // An extra reference for a transfer under way on another stream.
+  virtual void Pin(PageId page) = 0;
+  virtual void Unpin(PageId page) = 0;
+
+  // ---- The cache ----
+  virtual int32_t Flush() = 0;  // drops every cached, unreferenced page and every host record; how many pages
+  virtual void TakeEvents(CacheEvents* events) = 0;  // appends; since the last call, in an order that can be replayed:
+                                                     // removed first, then added
+  virtual void ListHashes(std::vector<uint64_t>* hashes) const = 0;  // appends those present; with record_events only
   virtual KvStats Stats() const = 0;
-  // Pages that Reserve could grant now (blank plus evictable).
-  virtual int32_t AvailablePages() const = 0;
-  // Walks every structure; "" or the first violated invariant with its values.
-  virtual std::string CheckInvariants() const = 0;
+  virtual int32_t AvailablePages() const = 0;  // blank plus evictable
+
+  // ---- Proof ---- (invariants.h names the checks; this runs them all)
+  virtual std::string CheckInvariants() const = 0;  // "" or the first violated invariant by name with its values
+  virtual std::string CheckIdle() const = 0;        // no open sequence, no pin, nothing held, no claim
+  virtual std::string DebugSnapshot() const = 0;    // all bookkeeping as bytes; equal = identical
 };
 
 }  // namespace dunlin::kv

@@ -1,6 +1,7 @@
 #include "kvstore/page_table.h"
 
 #include <cstddef>
+#include <utility>
 
 #include "base/check.h"
 
@@ -13,22 +14,23 @@ void PageTable::Open(int32_t max_pages) {
   ids_.reserve(static_cast<size_t>(max_pages));
 }
 
-bool PageTable::Grow(PagePool* pool, int32_t num_pages) {
-  CHECK_LE(num_pages, capacity_);
-  const size_t had = refs_.size();
-  if (static_cast<size_t>(num_pages) <= had) return true;
-  refs_.resize(static_cast<size_t>(num_pages));
-  if (!pool->Acquire(std::span(refs_).subspan(had))) {
-    refs_.resize(had);
-    return false;
-  }
-  for (size_t i = had; i < refs_.size(); ++i) ids_.push_back(static_cast<int32_t>(refs_[i].page()));
-  return true;
+void PageTable::Append(PageRef page) {
+  CHECK_LT(size(), capacity_);
+  ids_.push_back(static_cast<int32_t>(page.page()));
+  refs_.push_back(std::move(page));
 }
 
-void PageTable::Clear() {
-  while (!refs_.empty()) refs_.pop_back();
-  ids_.clear();
+void PageTable::Replace(int32_t index, PageRef page) {
+  CHECK(index >= 0 && index < size()) << index;
+  ids_[static_cast<size_t>(index)] = static_cast<int32_t>(page.page());
+  refs_[static_cast<size_t>(index)] = std::move(page);
+}
+
+void PageTable::Shrink(int32_t num_pages) {
+  while (size() > num_pages) {
+    refs_.pop_back();
+    ids_.pop_back();
+  }
 }
 
 }  // namespace dunlin::kv

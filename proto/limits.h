@@ -19,6 +19,12 @@ inline constexpr int kMaxStopTokenIds = 256;
 inline constexpr size_t kMaxTokenListEntries = 1024;  // logit_bias, allowed_token_ids, banned_token_ids
 inline constexpr size_t kMaxNameBytes = 128;          // request_id, cache.salt, adapter, model
 
+inline constexpr size_t kMaxApiKeyBytes = 256;
+inline constexpr size_t kMaxTenantBytes = 64;  // the server's own name of a tenant; what clients may know is hashed
+// What separates the prefix caches of tenants and salts; see gateway/tenants.h.
+inline constexpr size_t kMaxCacheNamespaceBytes = 1 + kMaxTenantBytes + kMaxNameBytes;
+inline constexpr int32_t kMaxAbsPriority = 2;
+
 // One gRPC message. It is checked after the bytes were buffered, so listeners also carry a resource quota.
 inline constexpr int kMaxRequestBytes = 4 << 20;
 // A rich error must fit into gRPC's 8 KiB of trailers beside its message.

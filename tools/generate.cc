@@ -6,8 +6,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -190,6 +192,16 @@ int Generate(const GenerateOptions& options) {
   const auto stub = v1::InferenceService::NewStub(channel);
   grpc::ClientContext context;
   context.set_deadline(absl::ToChronoTime(absl::Now() + absl::Seconds(options.timeout_seconds)));
+  const char* const from_environment = std::getenv("DUNLIN_API_KEY");
+  const std::string key = options.api_key.empty() && from_environment != nullptr ? from_environment : options.api_key;
+  if (!key.empty()) {
+    // A line break would begin another header; gRPC ends the process over it.
+    if (!std::all_of(key.begin(), key.end(), [](char c) { return c > ' ' && c < 0x7f; })) {
+      std::cerr << "dunlin generate: --api-key: not printable ASCII without spaces\n";
+      return 2;
+    }
+    context.AddMetadata("authorization", "Bearer " + key);
+  }
   v1::GenerateRequest request = MakeRequest(options, prompt);
   return options.json ? Unary(stub.get(), &context, std::move(request), address)
                       : Stream(stub.get(), &context, request, address);

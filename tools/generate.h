@@ -15,6 +15,7 @@ struct GenerateOptions {
   std::string prompt;   // "-" or empty: read from stdin
   std::string address;  // of a gateway; "" with model: a private server is started for the call
   std::string model;    // GGUF file
+  std::string api_key;  // of the server; "" = that of DUNLIN_API_KEY, or none
   bool chat = false;    // the prompt is a user message
   std::string system;   // with chat: system message; "" = the template's own
   std::optional<uint32_t> max_tokens;

@@ -30,6 +30,7 @@ void AddGenerate(CLI::App* app, int* code) {
   c->add_option("prompt", o.prompt, "the prompt; - or none: read it from stdin");
   c->add_option("--address", o.address, "a running server's gRPC address, host:port");
   c->add_option("--model", o.model, "a GGUF file: starts a private server for this call");
+  c->add_option("--api-key", o.api_key, "the server's key; default: the environment's DUNLIN_API_KEY");
   c->add_flag("--chat", o.chat, "the prompt is a user message of a chat");
   c->add_option("--system", o.system, "the chat's system message")->needs("--chat");
   c->add_option("--max-tokens", o.max_tokens, "most tokens to generate");

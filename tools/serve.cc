@@ -45,6 +45,41 @@ std::string ReadAll(const std::string& path) {
   return out.str();
 }
 
+std::vector<std::string> WorkerFlags(v1::ServerConfig config, uint32_t index) {
+  const uint32_t workers = std::max(1u, config.workers());
+  config.set_worker_id(absl::StrCat("worker", index));
+  if (config.worker_metrics_port() != 0) config.set_worker_metrics_port(config.worker_metrics_port() + index);
+  if (config.threads() == 0 && workers > 1) {
+    config.set_threads(std::max(1u, std::thread::hardware_concurrency() / workers));
+  }
+  // The share is of this machine's memory, which the workers divide among them.
+  if (workers > 1) config.set_gpu_memory_utilization(config.gpu_memory_utilization() / workers);
+  return FlagsFromConfig(config, kWorkerFlags);
+}
+
+// A --config file for the gateway with what no command line may show. "" when there is no secret.
+absl::StatusOr<std::string> WriteSecrets(const v1::ServerConfig& config, const std::string& directory) {
+  if (config.api_key().empty()) return std::string();
+  v1::ServerConfig secrets;
+  *secrets.mutable_api_key() = config.api_key();
+  const std::string path = directory + "/gateway_secrets.textproto";  // the directory is this user's alone
+  RETURN_IF_ERROR(WriteFileAtomically(path, secrets.DebugString()));
+  return path;
+}
+
+// What each worker would do with the machine; its exit code.
+int DryRun(const v1::ServerConfig& config) {
+  signal(SIGCHLD, SIG_DFL);  // inherited as ignored, the kernel would reap our child unseen
+  if (config.workers() > 1) Say(absl::StrCat("the plan of each of the ", config.workers(), " workers"));
+  const absl::StatusOr<pid_t> pid =
+      Spawn(ExecutableDirectory() + "/dunlin-worker", WorkerFlags(config, 0), {SupervisedBy(getpid())});
+  if (!pid.ok()) {
+    Say(std::string(pid.status().message()));
+    return 1;
+  }
+  return ExitCode(WaitOrKill(*pid, absl::Minutes(1)));
+}
+
 // One supervised process.
 struct Child {
   std::string name;
@@ -60,7 +95,8 @@ struct Child {
 
 class Supervisor {
  public:
-  Supervisor(v1::ServerConfig config, std::string directory)
+  // secrets_path: of WriteSecrets.
+  Supervisor(v1::ServerConfig config, std::string directory, const std::string& secrets_path)
       : config_(std::move(config)), directory_(std::move(directory)), clock_(Clock::Real()) {
     const std::string bin = ExecutableDirectory();
     const uint32_t workers = std::max(1u, config_.workers());
@@ -69,13 +105,14 @@ class Supervisor {
     for (uint32_t i = 0; i < workers; ++i) {
       const std::string name = absl::StrCat("worker", i);
       const std::string socket = absl::StrCat("unix:", directory_, "/", name, ".sock");
-      Child worker{name, bin + "/dunlin-worker", WorkerFlags(i, workers), absl::StrCat(directory_, "/", name, ".json")};
+      Child worker{name, bin + "/dunlin-worker", WorkerFlags(config_, i), absl::StrCat(directory_, "/", name, ".json")};
       worker.args.push_back("--listen=" + socket);
       worker.args.push_back("--addresses-file=" + worker.addresses_path);
       gateway.args.push_back("--worker-address=" + socket);
       children_.push_back(std::move(worker));
     }
     gateway.args.push_back("--addresses-file=" + gateway.addresses_path);
+    if (!secrets_path.empty()) gateway.args.push_back("--config=" + secrets_path);
     children_.push_back(std::move(gateway));
     signal(SIGCHLD, SIG_DFL);  // inherited as ignored, the kernel would reap our children unseen
     sigemptyset(&signals_);
@@ -107,18 +144,6 @@ class Supervisor {
   }
 
  private:
-  std::vector<std::string> WorkerFlags(uint32_t index, uint32_t workers) const {
-    v1::ServerConfig config = config_;
-    config.set_worker_id(absl::StrCat("worker", index));
-    if (config.worker_metrics_port() != 0) config.set_worker_metrics_port(config.worker_metrics_port() + index);
-    if (config.threads() == 0 && workers > 1) {
-      config.set_threads(std::max(1u, std::thread::hardware_concurrency() / workers));
-    }
-    // The share is of this machine's memory, which the workers divide among them.
-    if (workers > 1) config.set_gpu_memory_utilization(config.gpu_memory_utilization() / workers);
-    return FlagsFromConfig(config, kWorkerFlags);
-  }
-
   absl::Status Start(Child* c) {
     std::error_code ignored;
     std::filesystem::remove(c->addresses_path, ignored);
@@ -254,12 +279,23 @@ int Serve(const std::vector<std::string>& args) {
     Say("--model is required: the GGUF file to serve");
     return 2;
   }
+  if (parsed.config.dry_run()) return DryRun(parsed.config);
+  if (parsed.config.json()) {
+    Say("--json: only with --dry-run");
+    return 2;
+  }
   const absl::StatusOr<std::string> directory = MakePrivateDirectory();
   if (!directory.ok()) {
     Say(std::string(directory.status().message()));
     return 1;
   }
-  const int code = Supervisor(parsed.config, *directory).Run();
+  const absl::StatusOr<std::string> secrets = WriteSecrets(parsed.config, *directory);
+  int code = 1;
+  if (secrets.ok()) {
+    code = Supervisor(parsed.config, *directory, *secrets).Run();
+  } else {
+    Say(std::string(secrets.status().message()));
+  }
   RemoveDirectory(*directory);
   return code;
 }

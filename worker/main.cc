@@ -11,9 +11,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/match.h"
 #include "base/process.h"
 #include "proto/config_flags.h"
+#include "worker/service/dry_run.h"
 #include "worker/worker_process.h"
 
 namespace {
@@ -46,6 +48,16 @@ int ExitCodeOf(const absl::Status& status) {
   return refused && absl::StartsWith(status.message(), "--") ? 2 : 1;
 }
 
+int PrintPlan(const dunlin::v1::ServerConfig& config) {
+  const absl::StatusOr<std::string> plan = dunlin::worker::DryRun(config);
+  if (!plan.ok()) {
+    Say(std::string(plan.status().message()));
+    return ExitCodeOf(plan.status());
+  }
+  std::fputs(plan->c_str(), stdout);
+  return 0;
+}
+
 // Until a signal or the loss of the device. True: a signal.
 bool Serve(const WorkerProcess& worker) {
   while (!dunlin::TerminationSignals::Wait(kWatchInterval)) {
@@ -62,13 +74,18 @@ int main(int argc, char** argv) {
   if (const std::optional<int> code = dunlin::MainConfig(args, kProgram, kSummary, dunlin::kWorkerFlags, &parsed)) {
     return *code;
   }
+  const dunlin::v1::ServerConfig& config = parsed.config;
+  if (config.dry_run()) return PrintPlan(config);
+  if (config.json()) {
+    Say("--json: only with --dry-run");
+    return 2;
+  }
   if (dunlin::Supervised()) dunlin::FollowSupervisor();
   dunlin::RaiseFileLimit();
   if (const absl::Status status = dunlin::TerminationSignals::Install(dunlin::Supervised()); !status.ok()) {
     Say(std::string(status.message()));
     return 1;
   }
-  const dunlin::v1::ServerConfig& config = parsed.config;
   absl::StatusOr<std::unique_ptr<WorkerProcess>> worker = WorkerProcess::Start(config, {.progress = MakeProgress()});
   if (!worker.ok()) {
     Say(std::string(worker.status().message()));

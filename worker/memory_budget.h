@@ -13,12 +13,16 @@
 
 namespace dunlin::worker {
 
-// What the host offers this process, in bytes.
+// What the host offers this process, in bytes, and the file or key that says so.
 struct HostMemory {
-  uint64_t total_bytes = 0;      // the smaller of physical memory and the cgroup's limit
-  uint64_t available_bytes = 0;  // the smaller of MemAvailable and what the cgroup's limit leaves
+  uint64_t total_bytes = 0;      // the smallest of physical memory and the limits of the process's cgroups
+  uint64_t available_bytes = 0;  // the smallest of MemAvailable and what each of those limits leaves
+  std::string total_source = {};
+  std::string available_source = {};
 };
-// Reads /proc/meminfo and the cgroup (v2) under `root` ("" in production; a directory of test files otherwise).
+// Reads /proc/meminfo, /proc/self/cgroup and the memory limits (v2 memory.max and memory.high, v1
+// memory.limit_in_bytes) of the process's own cgroup and of every one above it, under `root` ("" in production; a
+// directory of test files otherwise). Page cache that the kernel would give back first counts as free.
 absl::StatusOr<HostMemory> ReadHostMemory(absl::string_view root = "");
 
 struct KvPoolRequest {
@@ -28,11 +32,19 @@ struct KvPoolRequest {
   int page_tokens = 16;
   int max_model_len = 0;  // tokens of one sequence
   int max_num_seqs = 0;
-  uint64_t other_bytes = 0;  // weights and scratch, held beside the pool (already allocated or about to be)
+  uint64_t other_bytes = 0;  // weights, host tier in memory: held beside the pool (already allocated or about to be)
 };
-// Pages of the pool: as many as the budget allows, at most what max_num_seqs full sequences can use. A host that says
-// nothing (total_bytes 0) limits no explicit size.
-absl::StatusOr<int32_t> PlanKvPool(const KvPoolRequest& request, const HostMemory& host);
+
+struct KvPoolPlan {
+  int32_t pages = 0;
+  uint64_t budget_bytes = 0;  // for pages
+  std::string budget_source;  // the flag it follows from, with the figures
+  std::string bound;          // what keeps the pool from being larger
+  HostMemory host;
+};
+// As many pages as the budget allows; of a share of the memory at most what max_num_seqs full sequences can use. A host
+// that says nothing (total_bytes 0) limits no explicit size.
+absl::StatusOr<KvPoolPlan> PlanKvPool(const KvPoolRequest& request, const HostMemory& host);
 
 }  // namespace dunlin::worker
 

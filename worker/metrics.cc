@@ -110,6 +110,7 @@ class Exporter final : public prometheus::Collectable {
     Page page;
     AddRequests(stats, &page);
     AddKv(stats, &page);
+    AddHostTier(stats, &page);
     AddBandwidth(&page);
     AddInfo(&page);
     AddAliases(stats, &page);
@@ -130,8 +131,18 @@ class Exporter final : public prometheus::Collectable {
   void AddRequests(const EngineStats& stats, Page* page) const {
     page->Gauge("dunlin_num_requests_running", "Sequences that take part in steps.", stats.running)
         .Gauge("dunlin_num_requests_waiting", "Sequences that wait for pages or a place in a step.", stats.waiting)
+        .Gauge("dunlin_num_requests_preempted", "Of the waiting sequences, those that ran before.",
+               stats.waiting_preempted)
+        .Counter("dunlin_scheduler_plans_total", "Steps that the scheduler planned; the others went on with a plan.",
+                 Count(stats.plans))
         .Counter("dunlin_preemptions_total", "Sequences that lost their pages and start over.",
                  Count(stats.preemptions))
+        .Counter("dunlin_recompute_tokens_total", "Tokens computed again after a preemption.",
+                 Count(stats.recomputed_tokens))
+        .Gauge("dunlin_vtc_spread_tokens", "Largest difference of service between two tenants that wait.",
+               stats.vtc_spread_tokens)
+        .Gauge("dunlin_step_time_predicted_seconds", "What the step-time model expected of the last step.",
+               stats.predicted_step_seconds)
         .Distribution("dunlin_step_seconds", "Duration of one step by what it computed.", prefill_seconds_,
                       {{"phase", "prefill"}})
         .Add(decode_seconds_, {{"phase", "decode"}})
@@ -161,12 +172,27 @@ class Exporter final : public prometheus::Collectable {
                  Count(s.prefix_query_tokens))
         .Counter("dunlin_prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
                  Count(s.prefix_hit_tokens));
-    // There is no host tier yet; its series exist so that dashboards do.
-    page->Gauge("dunlin_kv_host_tier_pages", "KV pages kept in host memory.", 0)
-        .Counter("dunlin_kv_host_tier_bytes_total", "Bytes moved between device and host tier.", 0,
-                 {{"direction", "out"}})
-        .Add(0, {{"direction", "in"}})
-        .Counter("dunlin_kv_host_tier_hits_total", "Prompt tokens found in the host tier.", 0);
+    page->Gauge("dunlin_kv_reserved_pages", "KV pages promised to running sequences and not yet taken.",
+                s.reserved_pages)
+        .Gauge("dunlin_kv_pinned_pages", "KV pages in use by a transfer.", s.pinned_pages)
+        .Counter("dunlin_kv_dedup_pages_total", "KV pages computed twice and kept once.", Count(s.dedup_pages))
+        .Counter("dunlin_kv_cow_copies_total", "KV pages copied because only a part could be shared.",
+                 Count(s.copied_pages))
+        .Counter("dunlin_invariant_failures_total", "Checks of the page bookkeeping that failed; stays 0.",
+                 Count(s.invariant_failures));
+  }
+
+  static void AddHostTier(const EngineStats& s, Page* page) {
+    page->Gauge("dunlin_kv_host_tier_pages", "KV pages kept in the host tier.", s.host_tier_pages)
+        .Gauge("dunlin_kv_host_tier_capacity_pages", "KV pages that the host tier has room for; 0 = no host tier.",
+               s.host_tier_slots)
+        .Counter("dunlin_kv_host_tier_bytes_total", "Bytes moved between device and host tier.",
+                 Count(s.host_tier_bytes_out), {{"direction", "out"}})
+        .Add(Count(s.host_tier_bytes_in), {{"direction", "in"}})
+        .Counter("dunlin_kv_host_tier_hits_total", "Prompt tokens found in the host tier.",
+                 Count(s.host_tier_hit_tokens))
+        .Counter("dunlin_kv_host_tier_failures_total", "Records of the host tier that came back damaged.",
+                 Count(s.host_tier_failures));
   }
 
   void AddBandwidth(Page* page) const ABSL_LOCKS_EXCLUDED(mu_) {
@@ -204,7 +230,14 @@ class Exporter final : public prometheus::Collectable {
         .Gauge("dunlin_model_info", "The model served; always 1.", 1,
                {{"model", options_.model},
                 {"quantization", options_.quantization},
-                {"kv_cache_dtype", options_.kv_cache_dtype}});
+                {"kv_cache_dtype", options_.kv_cache_dtype}})
+        .Gauge("dunlin_kv_cache_info", "The KV cache's configuration; always 1.", 1,
+               {{"page_size_tokens", absl::StrCat(options_.runner.page_tokens)},
+                {"pages", absl::StrCat(options_.runner.num_pages)},
+                {"kv_cache_dtype", options_.kv_cache_dtype},
+                {"prefix_caching", options_.prefix_caching ? "true" : "false"},
+                {"host_tier_pages", absl::StrCat(options_.runner.host_slots)},
+                {"memory_utilization", absl::StrCat(options_.memory_utilization)}});
   }
 
   void AddAliases(const EngineStats& s, Page* page) const {
@@ -212,7 +245,9 @@ class Exporter final : public prometheus::Collectable {
     Labels cache = model;
     cache.push_back({"block_size", absl::StrCat(options_.runner.page_tokens)});
     cache.push_back({"cache_dtype", options_.kv_cache_dtype});
+    cache.push_back({"enable_prefix_caching", options_.prefix_caching ? "True" : "False"});
     cache.push_back({"gpu_memory_utilization", absl::StrCat(options_.memory_utilization)});
+    cache.push_back({"num_cpu_blocks", absl::StrCat(options_.runner.host_slots)});
     cache.push_back({"num_gpu_blocks", absl::StrCat(options_.runner.num_pages)});
     page->Gauge("vllm:num_requests_running", "As dunlin_num_requests_running.", s.running, model)
         .Gauge("vllm:num_requests_waiting", "As dunlin_num_requests_waiting.", s.waiting, model)

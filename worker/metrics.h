@@ -31,6 +31,7 @@ class WorkerMetrics final : public EngineObserver {
     std::string quantization;
     std::string kv_cache_dtype;
     double memory_utilization = 0;  // as configured
+    bool prefix_caching = true;
     RunnerInfo runner;
     std::string bind_address;  // host:port, port 0 = any free one; "" = no listener
   };

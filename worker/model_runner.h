@@ -1,7 +1,8 @@
 // The backend seam: one virtual call per step. Everything above (engine, scheduler, kvstore) is the same for every
 // device and for the fake model of the tests. Thread-safety: engine thread only.  Owns (implementations): weights, page
-// memory, all scratch; nothing allocates after the first steps of each size. Errors of Step: a non-OK status means the
-// device is lost (UNAVAILABLE): no result may be used, the engine fails its sequences.
+// memory, the host tier's records, all scratch; nothing allocates after the first steps of each size. Errors of Step
+// and MovePages: a non-OK status means the device is lost (UNAVAILABLE): no result may be used, the engine fails its
+// sequences.
 #ifndef DUNLIN_WORKER_MODEL_RUNNER_H_
 #define DUNLIN_WORKER_MODEL_RUNNER_H_
 
@@ -14,6 +15,7 @@
 #include "absl/time/time.h"
 #include "kernels/ops.h"
 #include "kernels/sampling.h"
+#include "kvstore/kv_types.h"
 
 namespace dunlin::worker {
 
@@ -46,11 +48,6 @@ struct StepResult {
   int64_t kv_saturated_values = 0;
 };
 
-struct PageCopy {
-  int32_t from;
-  int32_t to;
-};
-
 // What the engine and the metrics must know of a runner.
 struct RunnerInfo {
   std::string device;  // "cpu", "cuda:0", "fake"
@@ -65,6 +62,8 @@ struct RunnerInfo {
   uint64_t weight_bytes = 0;                   // packed
   uint64_t kv_rounding_id = 0;                 // pages of runners with different ids hold different values
   double peak_bandwidth_bytes_per_second = 0;  // measured at start; 0 = not measured
+  int32_t host_slots = 0;                      // whole-page records of the host tier; 0 = no host tier
+  double host_bandwidth_bytes_per_second = 0;  // of bringing pages back from it, measured at start; 0 = not measured
 };
 
 class ModelRunner {
@@ -73,8 +72,9 @@ class ModelRunner {
   virtual const RunnerInfo& info() const = 0;
   // Runs the batch: appends K/V of every row, computes the outputs. result is overwritten.
   virtual absl::Status Step(const StepBatch& batch, StepResult* result) = 0;
-  // Copies whole pages; done before the next Step.
-  virtual absl::Status CopyPages(std::span<const PageCopy> copies) = 0;
+  // Carries the moves out, strictly in order; done before the next Step. *failed_pages is overwritten: the pages whose
+  // kRestore failed (checksum, I/O), once per move; they hold anything. A kSave that failed is found by its kRestore.
+  virtual absl::Status MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) = 0;
 };
 
 }  // namespace dunlin::worker

@@ -1,11 +1,7 @@
 #include "worker/worker_process.h"
 
-#include <unistd.h>
-
-#include <cerrno>
-#include <climits>
+#include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -17,37 +13,35 @@
 #include "model/model_config.h"
 #include "model/tokenizer/tokenizer.h"
 #include "nlohmann/json.hpp"
-#include "proto/config_flags.h"
 #include "worker/kv_formats.h"
 #include "worker/runners/cpu_runner.h"
+#include "worker/service/settings.h"
 
 namespace dunlin::worker {
 namespace {
 
-absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& config,
-                                                const ProgressCallback& progress) {
-  ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
-  RunnerOptions options;
-  options.k_format = kv.k;
-  options.v_format = kv.v;
-  ASSIGN_OR_RETURN(options.kv_rounding, ParseKvRounding(config.kv_rounding()));
-  options.page_tokens = static_cast<int>(config.block_size());
-  options.max_rows = static_cast<int>(config.max_num_batched_tokens());
-  options.max_num_seqs = static_cast<int>(config.max_num_seqs());
-  options.threads = static_cast<int>(config.threads());
-  options.memory_utilization = config.gpu_memory_utilization();
-  options.progress = progress;
-  options.say = [](const std::string& line) { std::fprintf(stderr, "dunlin-worker: %s\n", line.c_str()); };
-  if (config.has_max_model_len()) {
-    ASSIGN_OR_RETURN(const uint64_t tokens, ParseSize(config.max_model_len()));
-    if (tokens > INT_MAX) return absl::InvalidArgumentError(absl::StrCat("--max-model-len: ", tokens, " is too large"));
-    options.max_model_len = static_cast<int>(tokens);
+// Events kept for a gateway between two of its looks: a second's worth many times over.
+constexpr size_t kMaxCacheEvents = size_t{1} << 16;
+
+// Hears the engine for the metrics and the log of the cache.
+class Observers final : public EngineObserver {
+ public:
+  Observers(WorkerMetrics* metrics, CacheEventLog* cache_events) : metrics_(metrics), cache_events_(cache_events) {}
+  void OnStep(int prefill_rows, int decode_rows, const StepResult& result, absl::Duration wall) override {
+    metrics_->OnStep(prefill_rows, decode_rows, result, wall);
   }
-  if (config.has_kv_cache_memory_bytes()) {
-    ASSIGN_OR_RETURN(options.kv_bytes, ParseSize(config.kv_cache_memory_bytes()));
+  void OnScheduled(absl::Duration queue_time) override { metrics_->OnScheduled(queue_time); }
+  void OnFirstToken(absl::Duration ttft) override { metrics_->OnFirstToken(ttft); }
+  void OnInterTokenLatency(absl::Duration itl) override { metrics_->OnInterTokenLatency(itl); }
+  void OnCancelToFree(absl::Duration cancel_to_free) override { metrics_->OnCancelToFree(cancel_to_free); }
+  void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) override {
+    cache_events_->Append(added, removed);
   }
-  return options;
-}
+
+ private:
+  WorkerMetrics* const metrics_;
+  CacheEventLog* const cache_events_;
+};
 
 v1::GetInfoResponse MakeInfo(const dunlin::v1::ServerConfig& config, const LoadedModel& loaded) {
   const RunnerInfo& runner = loaded.runner->info();
@@ -74,6 +68,7 @@ WorkerMetrics::Options MakeMetricsOptions(const dunlin::v1::ServerConfig& config
   options.quantization = loaded.model.quantization();
   options.kv_cache_dtype = loaded.model.kv_cache_dtype();
   options.memory_utilization = config.gpu_memory_utilization();
+  options.prefix_caching = config.enable_prefix_caching();
   options.runner = loaded.runner->info();
   const bool v6 = absl::StrContains(config.host(), ':') && !absl::StartsWith(config.host(), "[");
   options.bind_address = absl::StrCat(v6 ? "[" : "", config.host(), v6 ? "]:" : ":", config.worker_metrics_port());
@@ -90,11 +85,9 @@ std::string ServedModelName(const dunlin::v1::ServerConfig& config) {
 }
 
 absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, const ProgressCallback& progress) {
-  if (config.device() == "cuda") {
-    return absl::UnimplementedError("--device cuda: this build has no CUDA backend; use --device cpu or auto");
-  }
-  if (config.model().empty()) return absl::InvalidArgumentError("--model: needs a model file (GGUF)");
-  ASSIGN_OR_RETURN(const RunnerOptions options, MakeRunnerOptions(config, progress));
+  ASSIGN_OR_RETURN(RunnerOptions options, MakeRunnerOptions(config));
+  options.progress = progress;
+  options.say = [](const std::string& line) { std::fprintf(stderr, "dunlin-worker: %s\n", line.c_str()); };
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
@@ -126,12 +119,13 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   if (!options.serve_metrics) metrics_options.bind_address.clear();
   ASSIGN_OR_RETURN(process->metrics_, WorkerMetrics::Create(metrics_options, clock));
 
-  EngineOptions engine_options;
-  engine_options.max_num_seqs = static_cast<int>(config.max_num_seqs());
-  engine_options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
+  EngineOptions engine_options = MakeEngineOptions(config);
   engine_options.end_of_generation = process->loaded_.end_of_generation;
+  process->cache_events_ =
+      std::make_unique<CacheEventLog>(kMaxCacheEvents, static_cast<size_t>(std::max(runner.num_pages, 0)));
+  process->observer_ = std::make_unique<Observers>(process->metrics_.get(), process->cache_events_.get());
   ASSIGN_OR_RETURN(process->engine_,
-                   Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->metrics_.get()));
+                   Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->observer_.get()));
   Engine* const engine = process->engine_.get();
   WorkerMetrics* const metrics = process->metrics_.get();
   metrics->SetSnapshot([engine] { return engine->Snapshot(); });
@@ -139,6 +133,7 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   ServingEngine serving;
   serving.engine = engine;
   serving.clock = clock;
+  serving.cache_events = process->cache_events_.get();
   serving.runner = runner;
   serving.info = MakeInfo(config, process->loaded_);
   serving.bandwidth_bytes_per_second = [metrics] { return metrics->bandwidth_bytes_per_second(); };

@@ -15,6 +15,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/cache_event_log.h"
 #include "dunlin/v1/config.pb.h"
 #include "dunlin/v1/inference.pb.h"
 #include "worker/engine/engine.h"
@@ -74,9 +75,11 @@ class WorkerProcess {
  private:
   WorkerProcess() = default;
 
-  // In the order of their lives: the server's calls use the engine, the engine reports to the metrics.
+  // In the order of their lives: the server's calls use the engine, the engine reports to the metrics and the log.
   LoadedModel loaded_;
   std::unique_ptr<WorkerMetrics> metrics_;
+  std::unique_ptr<CacheEventLog> cache_events_;
+  std::unique_ptr<EngineObserver> observer_;  // tells both
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<WorkerServer> server_;
   std::string summary_;

@@ -2,7 +2,6 @@
 // thread takes whole ones; with few (a decode step of one sequence) their segments are spread and merged in order,
 // which gives the same bits.
 #include <algorithm>
-#include <cstring>
 
 #include "base/check.h"
 #include "kernels/cpu/cpu_ops.h"
@@ -10,22 +9,28 @@
 namespace dunlin::kernels::cpu {
 namespace {
 
-constexpr int kItemVectors =
-    24;                        // query vectors of an item: enough to amortise decoding a page, few enough for the cache
 constexpr int kItemHeads = 8;  // query heads of an item
 
 size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 int HeadsPerItem(const AttentionShape& shape) { return std::min(shape.num_q_heads / shape.num_kv_heads, kItemHeads); }
-int RowsPerItem(const AttentionShape& shape) { return std::max(1, kItemVectors / HeadsPerItem(shape)); }
+int RowsPerItem(const AttentionShape& shape) { return std::max(1, kMaxItemVectors / HeadsPerItem(shape)); }
 int ItemsPerRow(const AttentionShape& shape) {
   const int group = shape.num_q_heads / shape.num_kv_heads;
   return shape.num_kv_heads * ((group + kItemHeads - 1) / kItemHeads);
 }
 int Segments(int tokens) { return (tokens + kSegmentTokens - 1) / kSegmentTokens; }
-// First position that any row of the item sees.
-int LowPosition(const AttentionShape& shape, int first_position) {
-  return shape.window > 0 ? std::max(0, first_position + 1 - shape.window) : 0;
+// Whether a row of the item at positions [first, first + rows) may see something of the segment; and, where rows select
+// pages, whether one does.
+bool SeesSegment(const AttentionPattern& pattern, int first, int rows, int segment, const uint32_t* selected,
+                 int stride) {
+  const int begin = segment * kSegmentTokens;
+  if (!TokensSeen(pattern, first, first + rows - 1).Meets(begin, begin + kSegmentTokens)) return false;
+  if (selected == nullptr) return true;
+  for (int r = 0; r < rows; ++r) {
+    if (selected[r * stride + segment] != 0) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -35,23 +40,25 @@ void CpuOps::ReserveAttention() {
   if (a.num_kv_heads == 0) return;
   CHECK_EQ(a.num_q_heads % a.num_kv_heads, 0);
   CHECK(a.head_dim % 8 == 0 && a.head_dim > 0) << "head_dim " << a.head_dim;
-  const size_t vectors = Index(std::max(kItemVectors, kItemHeads));
+  const size_t vectors = Index(std::max(kMaxItemVectors, kItemHeads));
   const size_t dim = Index(a.head_dim);
   constexpr size_t kMaxPageTokens = 64;
   for (ThreadScratch& s : scratch_) {
     s.q.assign(vectors * dim, 0.0f);
-    s.tile.assign(kMaxPageTokens * dim, 0.0f);
+    s.tile.assign((kMaxPageTokens + 2) * dim, 0.0f);
     s.scores.assign(vectors * kSegmentTokens, 0.0f);
     s.v_scales.assign(kSegmentTokens, 0.0f);
     for (std::vector<float>* v : {&s.max, &s.sum, &s.run_max, &s.run_sum}) v->assign(vectors, 0.0f);
     s.acc.assign(vectors * dim, 0.0f);
     s.run_acc.assign(vectors * dim, 0.0f);
   }
+  segments_ = Segments(limits_.max_context);
   items_.clear();
   items_.reserve(Index(limits_.max_rows) * Index(ItemsPerRow(a)));
   const size_t partial = Index(HeadsPerItem(a)) * (2 + dim);
   // Not initialised: pages of it that long contexts never need are never touched.
   partials_.reset(new float[2 * Index(num_threads()) * Index(Segments(limits_.max_context)) * partial]);
+  ReserveSelection();
 }
 
 void CpuOps::BuildAttentionItems(const AttentionShape& shape, const BatchView& batch) {
@@ -66,7 +73,7 @@ void CpuOps::BuildAttentionItems(const AttentionShape& shape, const BatchView& b
       for (int kv_head = 0; kv_head < shape.num_kv_heads; ++kv_head) {
         for (int h = 0; h < group; h += kItemHeads) {
           items_.push_back({static_cast<int32_t>(i), row, std::min(rows_per_item, s.num_rows - row), kv_head,
-                            kv_head * group + h, std::min(kItemHeads, group - h)});
+                            kv_head * group + h, std::min(kItemHeads, group - h), 0, 0});
         }
       }
     }
@@ -91,7 +98,7 @@ SegmentArgs CpuOps::PrepareItem(const AttentionCall& call, const AttentionItem& 
   args.num_rows = item.num_rows;
   args.num_heads = item.num_heads;
   args.first_position = sequence.context_tokens + item.first_row;
-  args.window = call.shape.window;
+  args.pattern = call.shape.pattern();
   args.q = scratch->q.data();
   args.tile = scratch->tile.data();
   args.scores = scratch->scores.data();
@@ -116,70 +123,91 @@ void CpuOps::WriteItem(const AttentionCall& call, const AttentionItem& item, con
   }
 }
 
-void CpuOps::AttendItem(const AttentionCall& call, const AttentionItem& item, ThreadScratch* scratch) const {
-  SegmentArgs args = PrepareItem(call, item, scratch);
+void CpuOps::AttendItem(const AttentionCall& call, AttentionItem* item, ThreadScratch* scratch) const {
+  const uint32_t* selected = nullptr;
+  if (call.shape.top_pages > 0) {
+    SelectItemPages(call, item, scratch, scratch->selected.data());
+    selected = scratch->selected.data();
+  }
+  SegmentArgs args = PrepareItem(call, *item, scratch);
   const int dim = call.shape.head_dim;
-  const int tokens = args.first_position + item.num_rows;
-  const int vectors = item.num_rows * item.num_heads;
+  const int tokens = args.first_position + item->num_rows;
+  const int vectors = item->num_rows * item->num_heads;
   std::fill_n(scratch->run_sum.begin(), vectors, 0.0f);
-  for (int s = LowPosition(call.shape, args.first_position) / kSegmentTokens; s < Segments(tokens); ++s) {
+  args.selected_stride = segments_;
+  for (int s = 0; s < Segments(tokens); ++s) {
+    if (!SeesSegment(args.pattern, args.first_position, item->num_rows, s, selected, segments_)) continue;
     args.begin = s * kSegmentTokens;
     args.end = std::min(tokens, args.begin + kSegmentTokens);
+    args.selected = selected != nullptr ? selected + s : nullptr;
     kernels_->attend_segment(args);
     for (int v = 0; v < vectors; ++v) {
       kernels_->merge_segment(args.max[v], args.sum[v], args.acc + v * dim, dim, &scratch->run_max[Index(v)],
                               &scratch->run_sum[Index(v)], scratch->run_acc.data() + v * dim);
     }
   }
-  WriteItem(call, item, *scratch);
+  WriteItem(call, *item, *scratch);
 }
 
-void CpuOps::AttendSplit(const AttentionCall& call, ThreadPool::Context& context) {
+void CpuOps::AttendSplit(const AttentionCall& call, int num_segments, ThreadPool::Context& context) {
   ThreadScratch* scratch = &scratch_[Index(context.thread())];
-  const int dim = call.shape.head_dim;
   const int num_items = static_cast<int>(items_.size());
-  const int max_segments = Segments(limits_.max_context);
-  const size_t partial = Index(HeadsPerItem(call.shape)) * Index(2 + dim);
-  const auto partial_at = [&](int item, int segment) {
-    return partials_.get() + (Index(item) * Index(max_segments) + Index(segment)) * partial;
-  };
-  // Item-major numbering of (item, segment) pairs, longest contexts padded with nothing to do.
+  if (call.shape.top_pages > 0) {
+    for (int64_t i = context.Next(0); i < num_items; i = context.Next(0)) {
+      SelectItemPages(call, &items_[Index(i)], scratch, &selected_[Index(i) * Index(segments_)]);
+    }
+    context.Barrier();
+  }
   while (true) {
-    const int64_t next = context.Next(0);
-    if (next >= int64_t{num_items} * max_segments) break;
+    const int64_t next = context.Next(1);
+    if (next >= int64_t{num_items} * num_segments) break;
     const int segment = static_cast<int>(next / num_items);
     const int i = static_cast<int>(next % num_items);
     const AttentionItem& item = items_[Index(i)];
-    const SequenceSlice& sequence = call.batch.sequences[Index(item.sequence)];
-    const int position = sequence.context_tokens + item.first_row;
-    if (segment >= Segments(position + 1) || segment < LowPosition(call.shape, position) / kSegmentTokens) continue;
+    if (!SplitItemSees(call, i, segment)) continue;
     SegmentArgs args = PrepareItem(call, item, scratch);
-    float* to = partial_at(i, segment);
+    float* to = PartialAt(i, segment);
     args.begin = segment * kSegmentTokens;
-    args.end = std::min(position + 1, args.begin + kSegmentTokens);
+    args.end = std::min(args.first_position + 1, args.begin + kSegmentTokens);
+    args.selected = call.shape.top_pages > 0 ? &selected_[Index(i) * Index(segments_) + Index(segment)] : nullptr;
     args.max = to;
     args.sum = to + item.num_heads;
     args.acc = to + 2 * item.num_heads;
     kernels_->attend_segment(args);
   }
   context.Barrier();
-  while (true) {
-    const int64_t i = context.Next(1);
-    if (i >= num_items) return;
-    const AttentionItem& item = items_[Index(i)];
-    const SequenceSlice& sequence = call.batch.sequences[Index(item.sequence)];
-    const int position = sequence.context_tokens + item.first_row;
-    std::fill_n(scratch->run_sum.begin(), item.num_heads, 0.0f);
-    for (int s = LowPosition(call.shape, position) / kSegmentTokens; s < Segments(position + 1); ++s) {
-      const float* from = partial_at(static_cast<int>(i), s);
-      for (int h = 0; h < item.num_heads; ++h) {
-        kernels_->merge_segment(from[h], from[item.num_heads + h], from + 2 * item.num_heads + h * dim, dim,
-                                &scratch->run_max[Index(h)], &scratch->run_sum[Index(h)],
-                                scratch->run_acc.data() + h * dim);
-      }
-    }
-    WriteItem(call, item, *scratch);
+  for (int64_t i = context.Next(2); i < num_items; i = context.Next(2)) {
+    MergeSplit(call, static_cast<int>(i), num_segments, scratch);
   }
+}
+
+void CpuOps::MergeSplit(const AttentionCall& call, int item_index, int num_segments, ThreadScratch* scratch) const {
+  const AttentionItem& item = items_[Index(item_index)];
+  const int dim = call.shape.head_dim;
+  std::fill_n(scratch->run_sum.begin(), item.num_heads, 0.0f);
+  for (int s = 0; s < num_segments; ++s) {
+    if (!SplitItemSees(call, item_index, s)) continue;
+    const float* from = PartialAt(item_index, s);
+    for (int h = 0; h < item.num_heads; ++h) {
+      kernels_->merge_segment(from[h], from[item.num_heads + h], from + 2 * item.num_heads + h * dim, dim,
+                              &scratch->run_max[Index(h)], &scratch->run_sum[Index(h)],
+                              scratch->run_acc.data() + h * dim);
+    }
+  }
+  WriteItem(call, item, *scratch);
+}
+
+bool CpuOps::SplitItemSees(const AttentionCall& call, int item_index, int segment) const {
+  const AttentionItem& item = items_[Index(item_index)];
+  const int position = call.batch.sequences[Index(item.sequence)].context_tokens + item.first_row;
+  const uint32_t* selected =
+      call.shape.top_pages > 0 ? selected_.data() + Index(item_index) * Index(segments_) : nullptr;
+  return SeesSegment(call.shape.pattern(), position, 1, segment, selected, segments_);
+}
+
+float* CpuOps::PartialAt(int item, int segment) const {
+  const size_t partial = Index(HeadsPerItem(limits_.attention)) * Index(2 + limits_.attention.head_dim);
+  return partials_.get() + (Index(item) * Index(segments_) + Index(segment)) * partial;
 }
 
 Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv, int layer,
@@ -192,26 +220,27 @@ Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& bat
   CHECK(page_tokens == 8 || page_tokens == 16 || page_tokens == 32 || page_tokens == 64) << page_tokens;
   const AttentionCall call{shape, batch, kv, layer, q, out};
   BuildAttentionItems(shape, batch);
+  CHECK(shape.top_pages >= 0 && shape.sinks >= 0 && shape.window >= 0);
+  CHECK(shape.top_pages == 0 || (kv.layout.has_key_bounds() && limits_.attention.top_pages > 0));
   bool single_rows = true;
   int longest = 0;
-  Traffic t;
   for (const SequenceSlice& s : batch.sequences) {
     const int tokens = s.context_tokens + s.num_rows;
     CHECK_LE(tokens, limits_.max_context);
     single_rows = single_rows && s.num_rows <= 1;
     longest = std::max(longest, tokens);
-    const int seen = shape.window > 0 ? std::min(tokens, shape.window + s.num_rows - 1) : tokens;
-    t.kv_read_bytes += static_cast<uint64_t>(seen) * kv.layout.TokenLayerBytes();
   }
   const bool split = single_rows && items_.size() <= 2 * Index(num_threads()) && Segments(longest) > 1;
   pool_.Run([&](ThreadPool::Context& context) {
-    if (split) return AttendSplit(call, context);
+    if (split) return AttendSplit(call, Segments(longest), context);
     while (true) {
       const auto i = static_cast<size_t>(context.Next(0));
       if (i >= items_.size()) return;
-      AttendItem(call, items_[i], &scratch_[Index(context.thread())]);
+      AttendItem(call, &items_[i], &scratch_[Index(context.thread())]);
     }
   });
+  Traffic t;
+  t.kv_read_bytes = KvReadBytes(call);
   t.activation_bytes = 2 * static_cast<uint64_t>(batch.num_rows) * Index(shape.num_q_heads * shape.head_dim) * 4;
   return t;
 }

@@ -228,11 +228,14 @@ Traffic CpuOps::AttentionInput(const AttentionInputArgs<Matrix>& args, const Att
                                       args.rounding);
     }
     total_saturated.fetch_add(count, std::memory_order_relaxed);
+    if (!kv.layout.has_key_bounds()) return;
+    context.Barrier();
+    WriteCompletedBounds(context, 3, batch, kv, args.layer);
   });
   *saturated += total_saturated.load(std::memory_order_relaxed);
   Traffic t;
   t.weight_bytes = args.wq->packed_bytes() + args.wk->packed_bytes() + args.wv->packed_bytes();
-  t.kv_write_bytes = static_cast<uint64_t>(batch.num_rows) * kv.layout.TokenLayerBytes();
+  t.kv_write_bytes = kv.layout.AppendBytes({batch.positions, Index(batch.num_rows)});
   t.activation_bytes = FloatBytes(batch.num_rows, inputs.cols + q_width);
   return t;
 }

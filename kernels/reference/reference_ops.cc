@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <set>
 #include <thread>
 
 #include "base/check.h"
@@ -74,6 +75,107 @@ void FinishHeads(const float* head_norm, const RopeTable& rope, float eps, int p
     if (head_norm != nullptr) RmsNorm(head, head_norm, dim, eps, head);
     ApplyRope(rope, position, head);
   }
+}
+
+struct AttentionCall {
+  const AttentionShape& shape;
+  const PagedKvView& kv;
+  int layer;
+  const float* q;
+  float* out;
+};
+
+// The pages that a row at `position` picks among those it sees; q: its query heads of the KV head's group. Adds the
+// pages whose bounds it looks at to *scored.
+std::vector<int> SelectPages(const AttentionCall& call, const SequenceSlice& s, int kv_head, int position,
+                             const float* q, std::set<int>* scored) {
+  const PageLayout& layout = call.kv.layout;
+  const AttentionPattern pattern = call.shape.pattern();
+  const SeenRuns seen = PagesOf(TokensSeen(pattern, position, position), layout.page_tokens);
+  const int own = position / layout.page_tokens, dim = layout.head_dim;
+  std::vector<int> pages;
+  for (int p = 0; p <= own; ++p) {
+    if (seen.Contains(p)) pages.push_back(p);
+  }
+  if (pattern.top_pages == 0 || static_cast<int>(pages.size()) <= pattern.top_pages) return pages;
+  if (pattern.top_pages == 1) return {own};
+  std::vector<double> score(Index(own) + 1, -INFINITY);
+  for (const int p : pages) {
+    if (p == own) continue;
+    scored->insert(p);
+    std::vector<float> min(Index(dim)), max(Index(dim));
+    ReadKeyBounds(layout, call.kv.page(s.pages[p]), call.layer, kv_head, min.data(), max.data());
+    for (int g = 0; g < call.shape.num_q_heads / call.shape.num_kv_heads; ++g) {
+      double sum = 0.0;
+      for (int d = 0; d < dim; ++d) {
+        const auto value = static_cast<double>(q[Index(g) * Index(dim) + Index(d)]);
+        sum += std::max(value * static_cast<double>(min[Index(d)]), value * static_cast<double>(max[Index(d)]));
+      }
+      if (sum > score[Index(p)]) score[Index(p)] = sum;
+    }
+    if (p == 0) score[0] = INFINITY;
+  }
+  score[Index(own)] = INFINITY;
+  std::stable_sort(pages.begin(), pages.end(),
+                   [&](int a, int b) { return a == own ? b != own : b != own && score[Index(a)] > score[Index(b)]; });
+  pages.resize(Index(pattern.top_pages));
+  return pages;
+}
+
+// One query head of a row over the tokens it sees. keys, values: [context, head_dim].
+void AttendQuery(const AttentionShape& shape, const std::vector<int>& tokens, const std::vector<float>& keys,
+                 const std::vector<float>& values, const float* q, float* out) {
+  const int dim = shape.head_dim;
+  std::vector<double> scores, sum(Index(dim));
+  double max = -INFINITY, total = 0.0;
+  for (const int p : tokens) {
+    scores.push_back(static_cast<double>(shape.scale) * Dot(&keys[Index(p) * Index(dim)], q, dim));
+    max = std::max(max, scores.back());
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const double w = std::exp(scores[i] - max);
+    total += w;
+    const float* value = &values[Index(tokens[i]) * Index(dim)];
+    for (int d = 0; d < dim; ++d) sum[Index(d)] += w * static_cast<double>(value[d]);
+  }
+  for (int d = 0; d < dim; ++d) out[d] = static_cast<float>(sum[Index(d)] / total);
+}
+
+// One sequence's rows against one KV head. Returns the bytes read: every token that a row sees, and every bound, once.
+uint64_t AttendHead(const AttentionCall& call, const SequenceSlice& s, int kv_head) {
+  const AttentionShape& shape = call.shape;
+  const PageLayout& layout = call.kv.layout;
+  const int dim = shape.head_dim, group = shape.num_q_heads / shape.num_kv_heads;
+  const int context = s.context_tokens + s.num_rows;
+  // The sequence's keys and values of this head as the pages hold them, read once.
+  std::vector<float> keys(Index(context) * Index(dim)), values(keys.size());
+  for (int p = 0; p < context; ++p) {
+    const uint8_t* page = call.kv.page(s.pages[p / layout.page_tokens]);
+    ReadKey(layout, page, call.layer, kv_head, p % layout.page_tokens, &keys[Index(p) * Index(dim)]);
+    ReadValue(layout, page, call.layer, kv_head, p % layout.page_tokens, &values[Index(p) * Index(dim)]);
+  }
+  std::set<int> scored;
+  std::vector<char> read(Index(context), 0);
+  for (int i = 0; i < s.num_rows; ++i) {
+    const int position = s.context_tokens + i;
+    const size_t at = (Index(s.first_row + i) * Index(shape.num_q_heads) + Index(kv_head * group)) * Index(dim);
+    const std::vector<int> pages = SelectPages(call, s, kv_head, position, call.q + at, &scored);
+    const SeenRuns seen = TokensSeen(shape.pattern(), position, position);
+    std::vector<char> picked(Index(position / layout.page_tokens + 1), 0);
+    for (const int p : pages) picked[Index(p)] = 1;
+    std::vector<int> tokens;
+    for (int p = 0; p <= position; ++p) {
+      if (picked[Index(p / layout.page_tokens)] == 0 || !seen.Contains(p)) continue;
+      tokens.push_back(p);
+      read[Index(p)] = 1;
+    }
+    for (int g = 0; g < group; ++g) {
+      const size_t head = at + Index(g) * Index(dim);
+      AttendQuery(shape, tokens, keys, values, call.q + head, call.out + head);
+    }
+  }
+  const auto tokens_read = static_cast<uint64_t>(std::count(read.begin(), read.end(), 1));
+  return tokens_read * layout.TokenLayerBytes() / Index(layout.num_kv_heads) + scored.size() * layout.HeadBoundsBytes();
 }
 
 }  // namespace
@@ -152,57 +254,31 @@ Traffic ReferenceOps::AttentionInput(const AttentionInputArgs<Matrix>& args, con
       const int token = s.context_tokens + i;
       *saturated += AppendToken(kv.layout, kv.page(s.pages[token / kv.layout.page_tokens]), args.layer,
                                 token % kv.layout.page_tokens, k_row, v_row, args.rounding);
+      if (kv.layout.has_key_bounds() && (token + 1) % kv.layout.page_tokens == 0) {
+        WriteKeyBounds(kv.layout, kv.page(s.pages[token / kv.layout.page_tokens]), args.layer);
+      }
     }
   }
   Traffic t;
   t.weight_bytes = args.wq->file_bytes + args.wk->file_bytes + args.wv->file_bytes;
-  t.kv_write_bytes = static_cast<uint64_t>(batch.num_rows) * kv.layout.TokenLayerBytes();
+  t.kv_write_bytes = kv.layout.AppendBytes({batch.positions, Index(batch.num_rows)});
   t.activation_bytes = FloatBytes(batch.num_rows, args.wq->cols + q_width);
   return t;
 }
 
 Traffic ReferenceOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv,
                                      int layer, const float* q, float* out) {
-  const int dim = shape.head_dim, group = shape.num_q_heads / shape.num_kv_heads;
   const PageLayout& layout = kv.layout;
+  CHECK(shape.top_pages == 0 || layout.has_key_bounds());
   Traffic t;
   for (const SequenceSlice& s : batch.sequences) {
-    const int context = s.context_tokens + s.num_rows;
+    std::vector<uint64_t> bytes(Index(shape.num_kv_heads));
     ParallelFor(threads_, shape.num_kv_heads, [&](int kv_head) {
-      // The sequence's keys and values of this head as the pages hold them, read once.
-      std::vector<float> keys(Index(context) * Index(dim)), values(keys.size());
-      for (int p = 0; p < context; ++p) {
-        const uint8_t* page = kv.page(s.pages[p / layout.page_tokens]);
-        ReadKey(layout, page, layer, kv_head, p % layout.page_tokens, &keys[Index(p) * Index(dim)]);
-        ReadValue(layout, page, layer, kv_head, p % layout.page_tokens, &values[Index(p) * Index(dim)]);
-      }
-      std::vector<double> scores(Index(context)), sum(Index(dim));
-      for (int i = 0; i < s.num_rows; ++i) {
-        const int position = s.context_tokens + i;
-        const int first = shape.window > 0 ? std::max(0, position - shape.window + 1) : 0;
-        for (int g = 0; g < group; ++g) {
-          const size_t at =
-              (Index(s.first_row + i) * Index(shape.num_q_heads) + Index(kv_head * group + g)) * Index(dim);
-          double max = -INFINITY, total = 0.0;
-          for (int p = first; p <= position; ++p) {
-            scores[Index(p)] = static_cast<double>(shape.scale) * Dot(&keys[Index(p) * Index(dim)], q + at, dim);
-            max = std::max(max, scores[Index(p)]);
-          }
-          std::fill(sum.begin(), sum.end(), 0.0);
-          for (int p = first; p <= position; ++p) {
-            const double w = std::exp(scores[Index(p)] - max);
-            total += w;
-            for (int d = 0; d < dim; ++d)
-              sum[Index(d)] += w * static_cast<double>(values[Index(p) * Index(dim) + Index(d)]);
-          }
-          for (int d = 0; d < dim; ++d) out[at + Index(d)] = static_cast<float>(sum[Index(d)] / total);
-        }
-      }
+      bytes[Index(kv_head)] = AttendHead({shape, kv, layer, q, out}, s, kv_head);
     });
-    const int seen = shape.window > 0 ? std::min(context, shape.window + s.num_rows - 1) : context;
-    t.kv_read_bytes += static_cast<uint64_t>(seen) * layout.TokenLayerBytes();
+    for (const uint64_t b : bytes) t.kv_read_bytes += b;
   }
-  t.activation_bytes = 2 * FloatBytes(batch.num_rows, shape.num_q_heads * dim);
+  t.activation_bytes = 2 * FloatBytes(batch.num_rows, shape.num_q_heads * shape.head_dim);
   return t;
 }
 

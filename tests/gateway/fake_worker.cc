@@ -11,6 +11,7 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server.h"
 #include "grpcpp/server_builder.h"
+#include "proto/cache_delta.h"
 #include "tests/gateway/tiny_model.h"
 
 namespace dunlin::testing {
@@ -81,9 +82,15 @@ class FakeWorker::Service final : public worker::v1::WorkerService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status GetLoad(grpc::ServerContext*, const worker::v1::GetLoadRequest*,
+  grpc::Status GetLoad(grpc::ServerContext*, const worker::v1::GetLoadRequest* request,
                        worker::v1::GetLoadResponse* response) override {
     response->mutable_load()->set_total_pages(64);
+    response->mutable_load()->set_reserved_pages(3);
+    response->mutable_load()->set_pinned_pages(2);
+    if (request->cache_events()) {
+      const CachePosition since = {request->cache_epoch(), request->cache_sequence(), request->cache_offset()};
+      *response->mutable_cache() = ToProto(cache_events_.Read(since, options_.hashes_per_answer));
+    }
     return grpc::Status::OK;
   }
 
@@ -96,6 +103,7 @@ class FakeWorker::Service final : public worker::v1::WorkerService::Service {
   }
 
   const Options options_;
+  CacheEventLog cache_events_{/*max_events=*/64};
   mutable Mutex mu_;
   CondVar changed_;
   FakeScript script_ ABSL_GUARDED_BY(mu_);
@@ -140,6 +148,8 @@ void FakeWorker::SetScript(FakeScript script) {
   MutexLock lock(&servers_->service.mu_);
   servers_->service.script_ = std::move(script);
 }
+
+CacheEventLog* FakeWorker::cache_events() { return &servers_->service.cache_events_; }
 
 void FakeWorker::SetServing(bool serving) { servers_->health.Set("", serving); }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "base/cache_event_log.h"
 #include "base/mutex.h"
 #include "dunlin/worker/v1/worker.grpc.pb.h"
 
@@ -53,6 +54,7 @@ class FakeWorker {
     uint32_t max_model_len = 256;
     int port = 0;
     bool serving = true;
+    size_t hashes_per_answer = 1000;  // of GetLoad
   };
   FakeWorker(const Options& options, FakeScript script);
   ~FakeWorker();  // cancels open calls
@@ -61,6 +63,8 @@ class FakeWorker {
   int port() const { return port_; }
   void SetScript(FakeScript script);
   void SetServing(bool serving);
+  // What GetLoad reports as the worker's cache.
+  CacheEventLog* cache_events();
   std::vector<worker::v1::GenerateRequest> requests() const;
   int flushes() const;
   // Blocks until `count` calls were cancelled by the gateway (WaitUntilCancelled returned).

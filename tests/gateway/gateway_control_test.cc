@@ -1,4 +1,6 @@
 // Health, operators' calls, tokenisation calls, draining and metrics of a real gateway.
+#include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -181,6 +183,96 @@ TEST(GatewayControl, InfoLoadAndFlushDescribeTheWorkers) {
   v1::ReloadConfigResponse reloaded;
   EXPECT_EQ(f.control->ReloadConfig(&reload_context, v1::ReloadConfigRequest(), &reloaded).error_code(),
             grpc::StatusCode::UNIMPLEMENTED);
+}
+
+// A client that follows one worker's cache through WatchLoad as the messages say.
+class CacheFollower {
+ public:
+  CacheFollower(GatewayFixture* f, absl::Duration interval) {
+    v1::WatchLoadRequest request;
+    request.mutable_interval()->set_seconds(absl::ToInt64Seconds(interval));
+    request.mutable_interval()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(interval % absl::Seconds(1))));
+    reader_ = f->control->WatchLoad(&context_, request);
+  }
+  ~CacheFollower() {
+    context_.TryCancel();
+    reader_->Finish();
+  }
+  // Reads messages until the cache is `wanted`; the last one's delta.
+  v1::CacheDelta Await(const std::set<uint64_t>& wanted) {
+    v1::WatchLoadResponse response;
+    while (reader_->Read(&response)) {
+      const v1::CacheDelta& delta = response.load().workers(0).cache();
+      if (delta.snapshot()) {
+        if (delta.offset() == 0) present_.clear();
+      } else {
+        EXPECT_EQ(delta.epoch(), epoch_);
+        EXPECT_EQ(delta.first_sequence(), sequence_ + 1);
+      }
+      epoch_ = delta.epoch();
+      sequence_ = delta.last_sequence();
+      for (const uint64_t h : delta.removed()) EXPECT_EQ(present_.erase(h), 1u);
+      for (const uint64_t h : delta.added()) EXPECT_TRUE(present_.insert(h).second);
+      if (present_ == wanted) return delta;
+    }
+    ADD_FAILURE() << "the stream ended";
+    return {};
+  }
+
+ private:
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReader<v1::WatchLoadResponse>> reader_;
+  std::set<uint64_t> present_;
+  uint64_t epoch_ = 0;
+  uint64_t sequence_ = 0;
+};
+
+TEST(GatewayControl, WatchLoadBringsASnapshotOfTheWorkersCacheAndThenItsEvents) {
+  // The worker answers in small parts, so that its snapshot takes many of them.
+  FakeWorker worker({.hashes_per_answer = 7}, Answer("x"));
+  std::set<uint64_t> model;
+  std::vector<uint64_t> many;
+  for (uint64_t h = 1; h <= 100; ++h) many.push_back(h * h);
+  model.insert(many.begin(), many.end());
+  worker.cache_events()->Append(many, {});
+  GatewayFixture f({&worker});
+  CacheFollower follower(&f, absl::Milliseconds(50));
+  follower.Await(model);
+  worker.cache_events()->Append(std::vector<uint64_t>{5}, std::vector<uint64_t>{1, 4});
+  model.erase(1);
+  model.erase(4);
+  model.insert(5);
+  EXPECT_FALSE(follower.Await(model).snapshot()) << "the events alone";
+  // The worker's process was replaced: another epoch, another cache.
+  worker.cache_events()->Reset();
+  worker.cache_events()->Append(std::vector<uint64_t>{77}, {});
+  EXPECT_TRUE(follower.Await({77}).snapshot());
+  // GetLoad brings the cache when asked.
+  for (const bool include : {false, true}) {
+    grpc::ClientContext context;
+    v1::GetLoadRequest request;
+    request.set_include_cache(include);
+    v1::GetLoadResponse load;
+    ASSERT_TRUE(f.control->GetLoad(&context, request, &load).ok());
+    ASSERT_EQ(load.workers(0).has_cache(), include);
+    EXPECT_EQ(load.workers(0).reserved_pages(), 3u);
+    EXPECT_EQ(load.workers(0).pinned_pages(), 2u);
+    if (!include) continue;
+    EXPECT_TRUE(load.workers(0).cache().snapshot());
+    ASSERT_EQ(load.workers(0).cache().added_size(), 1);
+    EXPECT_EQ(load.workers(0).cache().added(0), 77u);
+  }
+}
+
+TEST(GatewayControl, AnotherReplicaFollowsTheSameWorker) {
+  FakeWorker worker({.hashes_per_answer = 3}, Answer("x"));
+  worker.cache_events()->Append(std::vector<uint64_t>{1, 2, 3, 4, 5, 6, 7, 8}, {});
+  GatewayFixture first({&worker});
+  GatewayFixture second({&worker});
+  CacheFollower a(&first, absl::Milliseconds(50));
+  CacheFollower b(&second, absl::Milliseconds(50));
+  a.Await({1, 2, 3, 4, 5, 6, 7, 8});
+  b.Await({1, 2, 3, 4, 5, 6, 7, 8});
 }
 
 TEST(GatewayText, TokenizeAndDetokenizeAreInverse) {

@@ -51,11 +51,12 @@ TEST(RequestPlan, TheWorkersRequestCarriesEverythingItNeeds) {
   request.mutable_stopping()->set_ignore_eos(true);
   request.mutable_output()->set_logprobs(3);
   request.mutable_output()->set_prompt_logprobs(0);
-  request.mutable_cache()->set_salt("tenant");
+  request.mutable_cache()->set_salt("mine");
   request.mutable_cache()->set_mode(v1::Cache::MODE_BYPASS);
   request.mutable_sampling()->set_n(4);
   RequestPlan plan = MakePlan(request, {}, 7, {5, 6}, 100);
   plan.request_id = "r";
+  plan.caller = {"somebody", -1};
   const worker::v1::GenerateRequest sent = ToWorkerRequest(plan, absl::Milliseconds(400));
   EXPECT_EQ(sent.request_id(), "r");
   EXPECT_EQ(std::vector<uint32_t>(sent.prompt_ids().begin(), sent.prompt_ids().end()), (std::vector<uint32_t>{5, 6}));
@@ -65,7 +66,9 @@ TEST(RequestPlan, TheWorkersRequestCarriesEverythingItNeeds) {
   EXPECT_TRUE(sent.ignore_eos());
   EXPECT_EQ(sent.logprobs(), 3u);
   EXPECT_TRUE(sent.has_prompt_logprobs());
-  EXPECT_EQ(sent.cache_namespace(), "tenant");
+  EXPECT_EQ(sent.cache_namespace(), CacheNamespace("somebody", "mine"));
+  EXPECT_EQ(sent.tenant(), "somebody");
+  EXPECT_EQ(sent.priority(), -1);
   EXPECT_EQ(sent.cache_mode(), v1::Cache::MODE_BYPASS);
   EXPECT_EQ(sent.num_choices(), 4u);
   EXPECT_EQ(sent.max_tokens(), 98u);

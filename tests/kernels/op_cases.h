@@ -111,6 +111,8 @@ struct AttentionCase {
   int kv_heads;
   int head_dim;
   int window;
+  int sinks = 0;
+  int top_pages = 0;
 };
 inline constexpr AttentionCase kAttentionCases[] = {
     {"e4m3_smollm", KvFormat::kE4M3, KvFormat::kE4M3, 16, 9, 3, 64, 0},
@@ -121,6 +123,24 @@ inline constexpr AttentionCase kAttentionCases[] = {
     {"f32_pages_of_64", KvFormat::kF32, KvFormat::kF32, 64, 4, 4, 8, 300},
     {"mixed_e4m3_f16", KvFormat::kE4M3, KvFormat::kF16, 16, 16, 1, 256, 0},
     {"mixed_int8_e4m3", KvFormat::kInt8, KvFormat::kE4M3, 8, 10, 5, 96, 64},
+    // Sinks: inside a page, up to a page's end, across pages and segments; windows within a page (even within eight
+    // tokens), of a segment, one less and one more.
+    {"sinks_inside_a_page", KvFormat::kE4M3, KvFormat::kE4M3, 16, 9, 3, 64, 37, 3},
+    {"sinks_of_one_page", KvFormat::kInt8, KvFormat::kInt8, 16, 4, 2, 64, 256, 16},
+    {"sinks_across_pages", KvFormat::kE4M3, KvFormat::kE4M3, 8, 6, 2, 32, 255, 21},
+    {"sinks_across_segments", KvFormat::kF16, KvFormat::kF16, 16, 3, 1, 32, 100, 270},
+    {"window_in_eight_tokens", KvFormat::kBF16, KvFormat::kBF16, 32, 2, 2, 24, 2, 3},
+    {"window_of_one", KvFormat::kF32, KvFormat::kF32, 64, 4, 1, 16, 1, 1},
+    {"window_past_a_segment", KvFormat::kE4M3, KvFormat::kE4M3, 64, 4, 4, 16, 257, 255},
+    {"top_1", KvFormat::kE4M3, KvFormat::kE4M3, 16, 9, 3, 64, 0, 0, 1},
+    {"top_2", KvFormat::kInt8, KvFormat::kE4M3, 16, 4, 2, 32, 0, 0, 2},
+    {"top_3", KvFormat::kE4M3, KvFormat::kE4M3, 16, 9, 3, 64, 0, 0, 3},
+    {"top_7_of_small_pages", KvFormat::kF16, KvFormat::kF16, 8, 5, 1, 40, 0, 0, 7},
+    {"top_5_wide_group", KvFormat::kBF16, KvFormat::kBF16, 32, 20, 1, 48, 0, 0, 5},
+    {"top_2_of_large_pages", KvFormat::kF32, KvFormat::kF32, 64, 4, 4, 8, 0, 0, 2},
+    {"top_4_window_sinks", KvFormat::kE4M3, KvFormat::kE4M3, 16, 6, 2, 64, 200, 40, 4},
+    {"top_2_window_in_a_page", KvFormat::kInt8, KvFormat::kInt8, 16, 4, 1, 32, 5, 35, 2},
+    {"top_1000", KvFormat::kE4M3, KvFormat::kE4M3, 16, 9, 3, 64, 0, 0, 1000},
 };
 
 // A batch whose sequences live on shuffled pages; everything that no sequence owns is poison (NaN codes, huge scales).
@@ -184,6 +204,7 @@ inline void FillPages(PagedBatch* b, uint64_t seed) {
       for (int layer = 0; layer < l.num_layers; ++layer) {
         const std::vector<float> k = random.Normals(width), v = random.Normals(width);
         AppendToken(l, page, layer, t % l.page_tokens, k.data(), v.data());
+        if (l.has_key_bounds() && (t + 1) % l.page_tokens == 0) WriteKeyBounds(l, page, layer);
       }
     }
   }

@@ -9,8 +9,6 @@
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/descriptor.h"
-#include "google/protobuf/descriptor.pb.h"
-#include "google/protobuf/dynamic_message.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "tests/support/status_matchers.h"
 
@@ -195,33 +193,31 @@ TEST(ConfigFlags, FlagsForAChildGiveItTheSameSettings) {
   EXPECT_EQ(last.config.threads(), 5u);
 }
 
-// ServerConfig has no secret today; the rule is shown on a message made here.
 TEST(ConfigFlags, ASecretIsNeverPrinted) {
-  google::protobuf::FileDescriptorProto file;
-  file.set_name("secret_test.proto");
-  file.set_syntax("proto3");
-  file.add_dependency("dunlin/v1/config.proto");
-  google::protobuf::DescriptorProto* message = file.add_message_type();
-  message->set_name("Holder");
-  for (const bool secret : {true, false}) {
-    google::protobuf::FieldDescriptorProto* field = message->add_field();
-    field->set_name(secret ? "key" : "open");
-    field->set_number(secret ? 1 : 2);
-    field->set_type(google::protobuf::FieldDescriptorProto::TYPE_STRING);
-    field->set_label(google::protobuf::FieldDescriptorProto::LABEL_OPTIONAL);
-    field->mutable_options()->MutableExtension(v1::flag)->set_secret(secret);
-  }
-  ASSERT_NE(v1::ServerConfig::descriptor(), nullptr);  // its file is linked into the pool below
-  google::protobuf::DescriptorPool pool(google::protobuf::DescriptorPool::generated_pool());
-  const google::protobuf::FileDescriptor* built = pool.BuildFile(file);
-  ASSERT_NE(built, nullptr);
-  google::protobuf::DynamicMessageFactory factory;
-  const std::unique_ptr<google::protobuf::Message> holder(factory.GetPrototype(built->message_type(0))->New());
-  const google::protobuf::Descriptor* table = built->message_type(0);
-  holder->GetReflection()->SetString(holder.get(), table->FindFieldByName("key"), "hunter2");
-  holder->GetReflection()->SetString(holder.get(), table->FindFieldByName("open"), "visible");
-  EXPECT_THAT(ConfigText(*holder),
-              AllOf(HasSubstr("# key is set"), HasSubstr("open: \"visible\""), Not(HasSubstr("hunter2"))));
+  ASSERT_OK_AND_ASSIGN(const ParsedConfig parsed,
+                       Parse({"--api-key", "hunter2", "--api-key=hunter3", "--model", "m"}, kServeFlags));
+  EXPECT_THAT(parsed.config.api_key(), ElementsAre("hunter2", "hunter3"));
+  const std::string text = ConfigText(parsed.config);
+  EXPECT_THAT(text, AllOf(HasSubstr("# api_key is set"), HasSubstr("model: \"m\""), Not(HasSubstr("hunter"))));
+  for (const std::string& flag : FlagsFromConfig(parsed.config, kGatewayFlags))
+    EXPECT_THAT(flag, Not(HasSubstr("key")));
+  EXPECT_THAT(std::string(Parse({"--api-key", std::string("hunter2\0", 8)}, kGatewayFlags).status().message()),
+              AllOf(HasSubstr("NUL"), Not(HasSubstr("hunter"))));
+}
+
+TEST(ConfigFlags, TheCacheAndSchedulerFlagsHaveTheirRanges) {
+  ASSERT_OK_AND_ASSIGN(const ParsedConfig parsed, Parse({}));
+  EXPECT_EQ(parsed.config.num_scheduler_steps(), 1u);
+  EXPECT_EQ(parsed.config.swap_space_bytes(), "0");
+  EXPECT_TRUE(parsed.config.enable_prefix_caching());
+  EXPECT_EQ(parsed.config.inter_token_target_ms(), 0u);
+  ASSERT_OK_AND_ASSIGN(const ParsedConfig off, Parse({"--no-enable-prefix-caching", "--swap-space-bytes=2G"}));
+  EXPECT_FALSE(off.config.enable_prefix_caching());
+  EXPECT_EQ(off.config.swap_space_bytes(), "2G");
+  EXPECT_THAT(Parse({"--num-scheduler-steps", "0"}), BadUsage("0 is not allowed: between 1 and 64"));
+  EXPECT_THAT(Parse({"--num-scheduler-steps", "65"}), BadUsage("65 is not allowed: between 1 and 64"));
+  EXPECT_THAT(Parse({"--swap-space-bytes", "17T"}), BadUsage("17T is not allowed"));
+  EXPECT_THAT(Parse({"--api-key", "x"}), BadUsage("--api-key is a flag of gateway, serve, not of worker"));
 }
 
 TEST(ConfigFlags, SizesFollowTheirSuffix) {

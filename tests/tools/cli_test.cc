@@ -59,6 +59,8 @@ TEST(CliTest, BadUsageIsExitCodeTwoAndSaysWhatIsWrong) {
       {{"serve", "--modle", "x"}, "--model"},
       {{"serve", "--grpc-port", "70000", "--model", "x"}, "grpc-port"},
       {{"serve", "--kv-cache-dtype", "fp4", "--model", "x"}, "fp8_e4m3"},
+      {{"serve", "--json", "--model", "x"}, "--dry-run"},
+      {{"serve", "--block-size", "12", "--model", "x"}, "8, 16, 32, 64"},
       {{"generate", "hi"}, "--address"},
       {{"generate", "--address", "x", "--max-tokens", "-5", "hi"}, "--max-tokens"},
       {{"generate", "--address", "x", "--no-such-flag", "hi"}, "--no-such-flag"},
@@ -133,6 +135,19 @@ TEST_F(ModelCliTest, TokenizeGivesTheGoldenIdsAndDetokenizeTheText) {
         << c.at("category");
   }
   EXPECT_GE(seen.size(), 20u);
+}
+
+TEST_F(ModelCliTest, ADryRunOfServeIsItsWorkersPlan) {
+  const CommandResult one = Dunlin({"serve", "--dry-run", "--json", "--model", model_});
+  ASSERT_EQ(one.exit_code, 0) << one.err;
+  const json plan = json::parse(one.out);
+  EXPECT_EQ(plan.at("page_bytes"), 188160);
+  EXPECT_EQ(plan.at("max_model_len"), 8192);
+  const CommandResult two = Dunlin({"serve", "--dry-run", "--json", "--workers=2", "--model", model_});
+  EXPECT_LT(json::parse(two.out).at("budget_bytes").get<double>(), 0.51 * plan.at("memory_bytes").get<double>());
+  const CommandResult refused = Dunlin({"serve", "--dry-run", "--kv-cache-memory-bytes=1m", "--model", model_});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("--max-model-len 80 would fit"));
 }
 
 TEST_F(ModelCliTest, TokenizeJsonGivesIdsAndPieces) {

@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,10 +16,12 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/process.h"
 #include "gtest/gtest.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_data.h"
 #include "tools/child_process.h"
+#include "tools/flat_json.h"
 
 namespace dunlin::tools {
 namespace {
@@ -102,6 +105,38 @@ TEST_F(SupervisionTest, AServersProcessesEndWhenItIsKilled) {
   kill(serve, SIGKILL);
   waitpid(serve, nullptr, 0);
   for (const pid_t child : children) EXPECT_TRUE(Eventually([&] { return !Runs(child); })) << child;
+}
+
+TEST_F(SupervisionTest, AnApiKeyReachesTheGatewayByNoCommandLine) {
+  std::vector<std::string> flags = ServeFlags();
+  flags.push_back("--config=" + directory_ + "/keys.textproto");
+  ASSERT_OK(WriteFileAtomically(directory_ + "/keys.textproto", "api_key: \"hunter2\"\n"));
+  ASSERT_OK_AND_ASSIGN(const pid_t serve, Spawn(DUNLIN_BIN "/dunlin", flags, {}));
+  started_.insert(serve);
+  ASSERT_TRUE(Eventually([&] { return std::filesystem::exists(addresses_) || !Runs(serve); }));
+  const std::set<pid_t> children = ChildrenOf(serve);
+  started_.insert(children.begin(), children.end());
+  for (const pid_t child : children) {
+    for (const char* file : {"cmdline", "environ"}) {
+      std::ifstream in(absl::StrCat("/proc/", child, "/", file));
+      const std::string text{std::istreambuf_iterator<char>(in), {}};
+      ASSERT_NE(text, "") << file;
+      EXPECT_EQ(text.find("hunter2"), std::string::npos) << file;
+    }
+  }
+  const std::string address = ParseFlatJson(dunlin::testing::ReadFile(addresses_))["grpc"];
+  const auto generate = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> args = {"generate", "--address=" + address, "--max-tokens=1", "hi"};
+    args.insert(args.end(), more.begin(), more.end());
+    const absl::StatusOr<pid_t> pid = Spawn(DUNLIN_BIN "/dunlin", args, {"DUNLIN_API_KEY="});
+    return pid.ok() ? ExitCode(WaitOrKill(*pid, kLimit)) : -1;
+  };
+  EXPECT_EQ(generate({}), 1);
+  EXPECT_EQ(generate({"--api-key=hunter3"}), 1);
+  EXPECT_EQ(generate({"--api-key=hunter 2"}), 2);
+  EXPECT_EQ(generate({"--api-key=hunter2"}), 0);
+  kill(serve, SIGTERM);
+  EXPECT_EQ(ExitCode(WaitOrKill(serve, kLimit)), 0);
 }
 
 TEST_F(SupervisionTest, APrivateServerEndsWhenItsGenerateCommandIsKilled) {

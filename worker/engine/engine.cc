@@ -30,11 +30,14 @@ class Engine::Impl {
         clock_(clock),
         core_(std::move(core)),
         inbox_(static_cast<size_t>(options.inbox_capacity)),
-        snapshot_(core_->stats()),
-        thread_([this] { Run(); }) {}
+        snapshot_(core_->stats()) {
+    core_->SetInterrupt([this] { return attention_.load(std::memory_order_acquire); });
+    thread_ = std::thread([this] { Run(); });
+  }
 
   ~Impl() {
     stopping_.store(true, std::memory_order_release);
+    attention_.store(true, std::memory_order_release);
     inbox_.Close();
     thread_.join();
   }
@@ -56,16 +59,20 @@ class Engine::Impl {
       queued_.fetch_sub(1, std::memory_order_relaxed);
       return absl::UnavailableError("the worker is shutting down");
     }
+    attention_.store(true, std::memory_order_release);
     return absl::OkStatus();
   }
 
-  void Wake() { inbox_.Wake(); }
+  void Wake() {
+    attention_.store(true, std::memory_order_release);
+    inbox_.Wake();
+  }
   void StopAdmission() { admitting_.store(false, std::memory_order_release); }
 
   int32_t FlushCache() {
     MutexLock lock(&mu_);
     const uint64_t mine = ++flushes_asked_;
-    inbox_.Wake();
+    Wake();
     while (flushes_done_ < mine && !exited_) flushed_.Wait(&mu_);
     return flushes_done_ >= mine ? flushed_pages_ : 0;
   }
@@ -73,13 +80,15 @@ class Engine::Impl {
   EngineStats Snapshot() const {
     MutexLock lock(&mu_);
     EngineStats stats = snapshot_;
-    stats.waiting = queued_.load(std::memory_order_relaxed);
+    // Those that never ran are counted here, inbox and queue together; the preempted ones by the core.
+    stats.waiting = queued_.load(std::memory_order_relaxed) + stats.waiting_preempted;
     return stats;
   }
 
  private:
   void Run() {
     while (!stopping_.load(std::memory_order_acquire)) {
+      attention_.exchange(false, std::memory_order_acq_rel);  // before looking: what comes later sets it again
       TakeArrivals();
       const bool has_work = core_->Prepare();
       Publish();
@@ -131,6 +140,7 @@ class Engine::Impl {
   std::atomic<bool> admitting_{true};
   std::atomic<bool> lost_device_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<bool> attention_{false};  // something waits for the thread: a run of decode steps ends
 
   // Engine thread only.
   std::vector<Arrival> arrivals_;

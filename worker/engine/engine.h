@@ -45,6 +45,13 @@ struct NewSequence {
   std::shared_ptr<TokenStream> stream;  // never null
 };
 
+// When a page comes back from the host tier instead of being computed again.
+enum class HostRestore : uint8_t { kWhenFaster, kAlways, kNever };
+
+// What a sequence is promised when it joins: its tokens and the output that is predicted for it, or its worst case
+// (then nobody is ever preempted), or its tokens alone (then somebody often is; for tests).
+enum class AdmissionPromise : uint8_t { kPredictedOutput, kWorstCase, kTokens };
+
 struct EngineOptions {
   int max_num_seqs = 64;
   int max_num_batched_tokens = 256;
@@ -52,14 +59,23 @@ struct EngineOptions {
   std::vector<int32_t> end_of_generation;  // ascending token ids
   size_t max_unread_bytes = 1 << 20;       // a slower reader pauses its own sequence
   absl::Duration reader_stall_limit = absl::Seconds(30);
+  bool enable_prefix_caching = true;
+  HostRestore host_restore = HostRestore::kWhenFaster;
+  AdmissionPromise promise = AdmissionPromise::kPredictedOutput;
+  int num_scheduler_steps = 1;  // decode steps per plan, at most
+  // Prompts get so few rows beside decoding sequences that a step is predicted to take no longer; 0 = no target.
+  absl::Duration inter_token_target = absl::ZeroDuration();
+  bool record_cache_events = false;  // for EngineObserver::OnCacheEvents
 };
 
 // A consistent picture, taken before and after each step; waiting is the count of now.
 struct EngineStats {
   int32_t running = 0;
   int32_t waiting = 0;
+  int32_t waiting_preempted = 0;  // of them, those that ran before
   int32_t blank_pages = 0, held_pages = 0, cached_pages = 0, quarantine_pages = 0, total_pages = 0;
   uint64_t steps = 0;
+  uint64_t plans = 0;  // steps that were planned; the others went on with the plan before
   uint64_t prompt_tokens = 0, generated_tokens = 0;
   uint64_t preemptions = 0;
   uint64_t recomputed_tokens = 0;  // computed again after a preemption

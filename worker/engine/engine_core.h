@@ -1,27 +1,36 @@
 // The engine without its thread: a plain class that a test drives step by step. Engine wraps it.
-// Thread-safety: one thread, except Check.  Owns: the sequences, the KV store, the scheduler, the batch.  Borrows: the
-// runner, the clock, the observer (may be nullptr).
-// The order within a step, and what holds between steps, is in CONTRACT.md. Cost: O(open sequences) per step; a step
-// that only decodes, without logprobs, does not allocate.
+// Thread-safety: one thread, except Check.  Owns: the sequences, their pages' bookkeeping, the scheduler's classes, the
+// batch.  Borrows: the runner, the clock, the observer (may be nullptr).
+// The order within a step, and what holds between steps, is in CONTRACT.md; its parts are in engine_core_*.cc.
+// Cost: O(running) per step, plus one look at each waiting sequence's flags; a step that only decodes, without
+// logprobs, does not allocate.
 #ifndef DUNLIN_WORKER_ENGINE_ENGINE_CORE_H_
 #define DUNLIN_WORKER_ENGINE_ENGINE_CORE_H_
 
 #include <cstdint>
-#include <deque>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "base/clock.h"
-#include "kvstore/kv_store.h"
+#include "worker/engine/decode_rate.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/sequence.h"
+#include "worker/engine/sequence_pages.h"
+#include "worker/engine/verdict.h"
+#include "worker/engine/victims.h"
+#include "worker/engine/waiting_sequences.h"
 #include "worker/model_runner.h"
-#include "worker/scheduler/scheduler.h"
+#include "worker/scheduler/output_predictor.h"
+#include "worker/scheduler/row_planner.h"
 #include "worker/scheduler/step_batch.h"
+#include "worker/scheduler/step_time_model.h"
+#include "worker/scheduler/tenant_counters.h"
 
 namespace dunlin::worker {
 
@@ -36,8 +45,8 @@ class EngineCore {
   absl::Status Check(const NewSequence& sequence) const;
   // Queues a checked sequence. arrival: when it was submitted.
   void Add(NewSequence sequence, absl::Time arrival);
-  // One step in two parts. Prepare ends what has to end, admits and builds the batch; false when it is empty. Execute
-  // runs the batch and hands out its tokens.
+  // A step in two parts. Prepare ends what has to end, admits, plans and builds the batch; false when it is empty.
+  // Execute runs the batch and hands out its tokens, and may go on decoding with the same plan.
   bool Prepare();
   void Execute();
   bool Step() {
@@ -45,6 +54,8 @@ class EngineCore {
     Execute();
     return true;
   }
+  // Asked between the steps of one plan: whether Execute should return now, because somebody waits for it.
+  void SetInterrupt(std::function<bool()> interrupt) { interrupt_ = std::move(interrupt); }
   // After a Step that returned false: when to step again at the latest if nothing else happens.
   absl::Time NextWake() const;
   // Tells the streams of the sequences that ended since the last call. Apart from Step so that whoever sees an end can
@@ -52,21 +63,17 @@ class EngineCore {
   void DeliverEnds();
   // Ends every open sequence with `status`.
   void FailAll(const absl::Status& status);
-  int32_t Flush() { return kv_->Flush(); }
+  int32_t Flush();  // as KvStore
 
   EngineStats stats() const;
-  // Sequences that left the queue so far, by admission or by ending.
-  uint64_t num_left_queue() const { return num_left_queue_; }
+  uint64_t num_left_queue() const { return num_left_queue_; }  // once per sequence, by admission or by ending
   bool lost_device() const { return stats_.lost_device; }
   bool idle() const { return waiting_.empty() && running_.empty(); }
-  // "" or the first violated invariant with its values.
+  // "" or the first violated invariant with its values; the second, of an idle engine.
   std::string CheckInvariants() const;
+  std::string CheckIdle() const;
 
  private:
-  struct Verdict {
-    FinishCause cause;
-    absl::Status status;
-  };
   // A sequence's part of the step under way.
   struct Planned {
     Sequence* sequence;
@@ -74,57 +81,75 @@ class EngineCore {
     int32_t num_judged;  // outputs that judge prompt tokens; they come before the drawn one
     bool draws;
   };
-  struct Ended {
-    std::shared_ptr<TokenStream> stream;
-    SequenceEnd end;
-  };
+  using Ended = std::pair<std::shared_ptr<TokenStream>, SequenceEnd>;
 
   EngineCore(const EngineOptions& options, int max_model_len, ModelRunner* runner, const Clock* clock,
              EngineObserver* observer);
 
-  // Parts of Prepare and Execute, in order.
+  // engine_core_admit.cc: who ends, who joins.
   void Reap(absl::Time now);
   void Admit(absl::Time now);
-  void Open(Sequence* sequence, absl::Time now);
+  int32_t PromisedPages(const Sequence& sequence) const;
+  AdmissionNeed NeedOf(Sequence* sequence, int32_t free_pages);
+  void Start(Sequence* sequence, absl::Time now);
+  // engine_core_plan.cc: rows, pages and the batch.
+  void PlanRows();
+  void ClaimRows();
+  void ReserveRows();
+  void ReserveFor(size_t index);
+  void UnblockRows();
+  void Preempt(size_t index);
   bool BuildBatch();
   void AddToBatch(Sequence* sequence, int32_t num_rows);
+  bool GoOnDecoding();
+  // engine_core_absorb.cc: what a step brought.
+  bool RunStep();
   void Absorb(absl::Time now);
   void AbsorbSequence(const Planned& planned, size_t first_output, absl::Time now);
+  bool CountRows(Sequence* sequence, int32_t num_rows);
   void AppendToken(Sequence* sequence, const kernels::SampleResult& output, absl::Time now);
   void DropFinished();
-
-  // Why the sequence must end now, whatever it is doing.
-  std::optional<Verdict> Judge(Sequence* sequence, absl::Time now) const;
-  // Frees everything the sequence holds and queues its end; the caller drops it.
+  // engine_core_end.cc. Frees everything the sequence holds and queues its end; the caller drops it.
   void End(Sequence* sequence, Verdict verdict, int32_t stop_token = -1);
-  bool EndsGeneration(const Sequence& sequence, int32_t token) const;
-  int32_t FreePages() const;
-  void CountDecoded(int num_tokens, absl::Time now);
+  void LoseDevice(const absl::Status& status);
+  void WhenIdle();
+  void ReportCacheEvents();
 
   const EngineOptions options_;
   const int max_model_len_;
   ModelRunner* const runner_;
   const Clock* const clock_;
   EngineObserver* const observer_;
-  const std::unique_ptr<kv::KvStore> kv_;
-  const Scheduler scheduler_;
+  std::function<bool()> interrupt_;
+  SequencePages pages_;
+  TenantCounters tenants_;
+  OutputPredictor predictor_;
+  StepTimeModel step_time_;
+  RowPlanner planner_;
   StepBatchBuilder builder_;
 
-  std::deque<std::unique_ptr<Sequence>> waiting_;
-  std::vector<std::unique_ptr<Sequence>> running_;  // nullptr only within Absorb
+  WaitingSequences waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission; nullptr only within a plan
   std::vector<Ended> ended_;
-  uint64_t num_left_queue_ = 0;
+  uint64_t arrivals_ = 0, num_left_queue_ = 0;
+  absl::Time next_due_ = absl::InfiniteFuture();  // no deadline or max_time passes before
+  absl::Time last_look_;                          // when every open sequence was last seen not cancelled
+  bool checked_idle_ = true;
+  DecodeRate decode_rate_;
   EngineStats stats_;
-  absl::Time rate_start_ = absl::InfinitePast();
-  int rate_tokens_ = 0;
 
-  // Scratch, kept from step to step.
-  std::vector<WaitingSequence> waiting_view_;
-  std::vector<RunningSequence> running_view_;
-  std::vector<int32_t> admitted_;
-  std::vector<int32_t> rows_;
+  // Of the plan under way; kept from step to step.
+  Victims victims_;
+  int32_t time_limit_ = 0;         // rows of the step by the step-time model
+  bool claimant_stopped_ = false;  // somebody may wait for a sequence that does not advance in this step
+  bool decodes_only_ = false;      // every sequence that is not paused decodes
+  std::vector<RowView> views_;     // of running_
+  std::vector<int32_t> plan_;      // rows by the planner,
+  std::vector<int32_t> rows_;      // and what came of them
   std::vector<Planned> planned_;
+  int64_t step_context_ = 0;  // as StepTimeModel
   StepResult result_;
+  kv::CacheEvents events_;
 };
 
 }  // namespace dunlin::worker

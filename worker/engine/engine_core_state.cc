@@ -1,7 +1,7 @@
 // What an EngineCore says about itself between steps.
 #include "absl/strings/str_cat.h"
-#include "base/check.h"
 #include "worker/engine/engine_core.h"
+#include "worker/scheduler/scheduler_checks.h"
 
 namespace dunlin::worker {
 namespace {
@@ -12,48 +12,51 @@ constexpr absl::Duration kPausedPoll = absl::Milliseconds(10);
 }  // namespace
 
 absl::Time EngineCore::NextWake() const {
-  if (!running_.empty()) return clock_->Now() + kPausedPoll;  // all paused; deadlines are seen at the same rate
-  CHECK(waiting_.empty()) << "a sequence waits although nothing runs";
-  return absl::InfiniteFuture();
+  // Whoever runs is paused, and who waits waits for them; deadlines are seen at the same rate.
+  return idle() ? absl::InfiniteFuture() : clock_->Now() + kPausedPoll;
 }
 
 EngineStats EngineCore::stats() const {
   EngineStats s = stats_;
-  const kv::KvStats kv = kv_->Stats();
   s.running = static_cast<int32_t>(running_.size());
-  s.waiting = static_cast<int32_t>(waiting_.size());
-  s.blank_pages = kv.blank;
-  s.held_pages = kv.held;
-  s.cached_pages = kv.cached;
-  s.quarantine_pages = kv.quarantine;
-  s.total_pages = kv.total;
-  s.evictions = kv.evictions;
+  s.waiting = waiting_.size();
+  s.waiting_preempted = waiting_.num_preempted();
+  s.decode_tokens_per_second = decode_rate_.tokens_per_second();
+  s.vtc_spread_tokens = tenants_.spread();
+  pages_.FillStats(&s);
   return s;
 }
 
 std::string EngineCore::CheckInvariants() const {
-  if (std::string e = kv_->CheckInvariants(); !e.empty()) return absl::StrCat("kv: ", e);
-  int32_t promised = 0, held = 0;
   for (const auto& s : running_) {
     if (s == nullptr || !s->kv.has_value()) return "running: a sequence that ended";
-    const auto pages = static_cast<int32_t>(kv_->PageTable(*s->kv).size());
-    promised += s->worst_case_pages;
-    held += pages;
-    if (pages > s->worst_case_pages) {
-      return absl::StrCat("promise: ", pages, " pages held, ", s->worst_case_pages, " promised");
-    }
-    if (s->num_computed > static_cast<int32_t>(s->tokens.size()) || s->remaining_tokens() < 1 ||
-        static_cast<int32_t>(s->tokens.size()) >= s->limit_tokens + (s->request.max_tokens == 0 ? 1 : 0)) {
-      return absl::StrCat("progress: ", s->num_computed, " of ", s->tokens.size(), " tokens, limit ", s->limit_tokens);
+    const int32_t limit = s->limit_tokens + (s->request.max_tokens == 0 ? 1 : 0);
+    if (s->num_computed > s->num_tokens() || s->remaining_tokens() < 1 || s->num_tokens() >= limit) {
+      return absl::StrCat("progress: ", s->num_computed, " of ", s->num_tokens(), " tokens, limit ", s->limit_tokens);
     }
   }
-  for (const auto& s : waiting_) {
-    if (s == nullptr || s->kv.has_value()) return "waiting: a sequence that holds pages";
+  if (std::string e = pages_.CheckInvariants(running_); !e.empty()) return e;
+  if (std::string e = waiting_.CheckInvariants(); !e.empty()) return e;
+  if (std::string e = tenants_.CheckInvariants(); !e.empty()) return e;
+  // Of the last plan, as it was made: what came of it may be less, when somebody was preempted or waits for pins.
+  if (std::string e = CheckBudget(views_, plan_, planner_.limits()); !e.empty()) return e;
+  std::vector<RowView> running;
+  for (const auto& s : running_) {
+    RowView v;
+    v.remaining = s->remaining_tokens();
+    v.computed = s->num_computed;
+    v.admitted_step = s->admitted_step;
+    v.last_advanced = s->last_advanced;
+    v.decoding = s->decoding();
+    v.paused = s->paused;
+    running.push_back(v);
   }
-  const kv::KvStats kv = kv_->Stats();
-  if (promised > kv.total) return absl::StrCat("promise: ", promised, " pages promised of ", kv.total);
-  if (held != kv.held) return absl::StrCat("held: ", held, " pages in tables, ", kv.held, " held");
-  return "";
+  return CheckProgress(running, stats_.steps, planner_.limits());
+}
+
+std::string EngineCore::CheckIdle() const {
+  if (!idle()) return absl::StrCat("idle: ", running_.size(), " run, ", waiting_.size(), " wait");
+  return pages_.CheckIdle();
 }
 
 }  // namespace dunlin::worker

@@ -3,16 +3,18 @@
 #ifndef DUNLIN_WORKER_ENGINE_SEQUENCE_H_
 #define DUNLIN_WORKER_ENGINE_SEQUENCE_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
 
 #include "absl/time/time.h"
-#include "kvstore/kv_store.h"
+#include "kvstore/kv_types.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/latency_histogram.h"
 #include "worker/sampling/sequence_sampler.h"
+#include "worker/scheduler/tenant_counters.h"
 
 namespace dunlin::worker {
 
@@ -21,32 +23,50 @@ struct Sequence {
   int32_t prompt_tokens = 0;
   int32_t limit_tokens = 0;  // prompt and output together end here
   FinishCause at_limit = FinishCause::kLength;
-  int32_t worst_case_pages = 0;
-  int32_t times_passed = 0;  // in the queue, by later ones
+  std::vector<int32_t> tokens;  // the prompt, then what was drawn
+  TenantId tenant = TenantId{0};
+  uint64_t number = 0;  // of its arrival
+  int32_t preemptions = 0;
 
-  // From admission on.
-  std::optional<kv::SequenceId> kv;
-  std::optional<SequenceSampler> sampler;
-  std::vector<int32_t> tokens;  // prompt, then what was drawn
-  int32_t num_computed = 0;     // of tokens, in the pages
-  int32_t cached_prompt_tokens = 0;
+  // Pages (SequencePages). A waiting sequence has none.
+  kv::PrefixHint hint;               // what a waiting one would find
+  uint64_t next_try_step = 0;        // not to be opened on the strength of its hint before
+  std::optional<kv::SequenceId> kv;  // while it runs
+  int32_t num_pages = 0;             // in its table
+  int32_t promised_pages = 0;        // it gets so many for sure
+  int32_t outstanding_pages = 0;     // of them, not yet taken
+  int32_t num_computed = 0;          // of tokens, in the pages
   int32_t pages_peak = 0;
+
+  // From the first admission on; a preemption changes nothing here.
+  std::optional<SequenceSampler> sampler;
+  int32_t cached_prompt_tokens = 0;
+  int32_t num_once_computed = 0;  // the furthest num_computed has been: up to there it is recomputation
+  int32_t num_judged = 0;         // prompt tokens handed out with their logprobs
+  uint64_t admitted_step = 0;     // when it joined last
+  uint64_t last_advanced = 0;     // step that last gave it rows, or in which it could not have any
   bool paused = false;
   absl::Time paused_since;
 
   absl::Time arrival, admitted, first_token, last_token;
-  absl::Time last_look;  // when it was last seen not cancelled
   LatencyHistogram itl;
   double bytes_read = 0;
 
-  int32_t num_generated() const { return tokens.empty() ? 0 : static_cast<int32_t>(tokens.size()) - prompt_tokens; }
+  int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t num_generated() const { return num_tokens() - prompt_tokens; }
   bool judges_prompt() const { return request.num_prompt_logprobs >= 0; }
+  // When its deadline or max_time passes.
+  absl::Time due() const { return std::min(request.deadline, arrival + request.max_time); }
+  bool was_admitted() const { return sampler.has_value(); }
   // Tokens whose rows have to be computed by now: all, but without generation only those that judge a later one.
   int32_t target_tokens() const {
-    if (request.max_tokens > 0) return static_cast<int32_t>(tokens.size());
+    if (request.max_tokens > 0) return num_tokens();
     return judges_prompt() ? prompt_tokens - 1 : 0;
   }
   int32_t remaining_tokens() const { return target_tokens() - num_computed; }
+  bool decoding() const { return num_generated() > 0 && remaining_tokens() == 1; }
+  // Shared pages may stand in for rows: not while the rows have prompt tokens to judge.
+  bool may_share() const { return request.cache_read && (!judges_prompt() || num_judged >= prompt_tokens - 1); }
 };
 
 }  // namespace dunlin::worker

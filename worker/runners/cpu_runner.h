@@ -15,6 +15,7 @@
 #include "kernels/paged_kv.h"
 #include "model/gguf/gguf_file.h"
 #include "worker/kv_formats.h"
+#include "worker/memory_budget.h"
 #include "worker/model_runner.h"
 #include "worker/weights.h"
 
@@ -32,6 +33,11 @@ struct RunnerOptions {
   int threads = 0;        // 0 = every core this process may use
   uint64_t kv_bytes = 0;  // 0 = by utilization
   double memory_utilization = 0.9;
+  uint64_t swap_bytes = 0;        // of the host tier; 0 = none
+  std::string swap_directory;     // of the host tier's file; empty = in memory
+  int attention_window = 0;       // 0 = the model's own; else at most that; see attention_mask.h
+  int attention_sinks = 0;        // needs a window, the model's or attention_window
+  int attention_top_pages = 0;    // 0 = every page
   bool measure_bandwidth = true;  // off in tests that do not look at it
   LoadProgress progress;          // may be empty
   // Told one line about each thing worth a log entry; may be empty.
@@ -42,6 +48,16 @@ struct RunnerOptions {
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::GgufFile& file, const RunnerOptions& options);
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::GgufFile& file,
                                                                    const RunnerOptions& options);
+
+// What CreateCpuRunner would do, from the file's header alone.
+struct RunnerPlan {
+  KvPoolPlan pool;
+  uint64_t page_bytes = 0;
+  int max_model_len = 0;
+  uint64_t weight_bytes = 0;  // the file's size; packed weights differ a little
+  int32_t host_slots = 0;     // pages of the host tier
+};
+absl::StatusOr<RunnerPlan> PlanRunner(const model::GgufFile& file, RunnerOptions options);
 
 // Cores this process may use (its affinity mask).
 int UsableCores();

@@ -15,17 +15,26 @@
 #include "worker/memory_budget.h"
 #include "worker/runners/cpu_runner.h"
 #include "worker/runners/kv_arena.h"
+#include "worker/runners/swap_arena.h"
 #include "worker/runners/transformer_runner.h"
 #include "worker/weights.h"
 
 namespace dunlin::worker {
 
-// Checks the options against the model; fills in max_model_len. kInvalidArgument naming the option and its limit.
+// Checks the options against the model; fills in max_model_len and attention_window. kInvalidArgument naming the option
+// and its limit.
 absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* options);
 
+// The pages of a runner with resolved options.
+kernels::PageLayout LayoutOf(const model::ModelConfig& config, const RunnerOptions& options);
+
 // Pages that fit beside `weight_bytes`.
-absl::StatusOr<int32_t> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
-                                  uint64_t weight_bytes);
+absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                     uint64_t weight_bytes);
+
+// The host tier the options ask for, nullptr when they ask for none; fills in its part of *info.
+absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& options, const kernels::PageLayout& layout,
+                                                      RunnerInfo* info);
 
 // `info` brings device, isa, threads and bandwidth; packed_bytes(ops) tells the size of the packed weights.
 template <typename Ops, typename PackedBytes>
@@ -34,8 +43,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
                                                           PackedBytes packed_bytes) {
   ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));
   RETURN_IF_ERROR(ResolveOptions(config, &options));
-  const kernels::PageLayout layout = kernels::PageLayout::Create(
-      options.page_tokens, config.num_layers, config.num_kv_heads, config.head_dim, options.k_format, options.v_format);
+  const kernels::PageLayout layout = LayoutOf(config, options);
   // Refuse before the long part: a pool that cannot fit beside the file's own size never will.
   RETURN_IF_ERROR(PlanPages(options, layout, file.file_bytes()).status());
 
@@ -48,10 +56,15 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
                                           options.say, parts.ops.get(), parts.weights);
   }
   info.kv_rounding_id = parts.kv_rounding.id();
-  ASSIGN_OR_RETURN(info.num_pages, PlanPages(options, layout, info.weight_bytes));
+  ASSIGN_OR_RETURN(const KvPoolPlan plan, PlanPages(options, layout, info.weight_bytes));
+  info.num_pages = plan.pages;
   ASSIGN_OR_RETURN(parts.arena, KvArena::Create(layout, info.num_pages));
+  ASSIGN_OR_RETURN(parts.swap, CreateSwap(options, layout, &info));
   parts.rope = ComputeRopeAngles(config, options.max_model_len);
   parts.network = DescribeNetwork(config);
+  parts.network.attention.window = options.attention_window;
+  parts.network.attention.sinks = options.attention_sinks;
+  parts.network.attention.top_pages = options.attention_top_pages;
   parts.network.rope = parts.rope.Table(config);
   parts.network.kv_rounding = parts.kv_rounding.Layers();
   info.vocab_size = config.vocab_size;

@@ -1,5 +1,6 @@
 #include "worker/runners/fake_runner.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -43,15 +44,14 @@ FakeRunner::FakeRunner(FakeRunnerOptions options) : options_(std::move(options))
   info_.max_rows = options_.max_rows;
   info_.threads = 1;
   info_.weight_bytes = options_.weight_bytes;
+  info_.host_slots = options_.host_slots;
   slots_.resize(static_cast<size_t>(options_.num_pages) * static_cast<size_t>(options_.page_tokens));
+  records_.resize(static_cast<size_t>(options_.host_slots) * static_cast<size_t>(options_.page_tokens));
   row_prefix_hash_.resize(static_cast<size_t>(options_.max_rows));
 }
 
 FakeRunner::Slot& FakeRunner::SlotAt(const kernels::SequenceSlice& sequence, int32_t position) {
-  const int32_t page = sequence.pages[position / options_.page_tokens];
-  CHECK(page >= 0 && page < options_.num_pages) << "page " << page;
-  return slots_[static_cast<size_t>(page) * static_cast<size_t>(options_.page_tokens) +
-                static_cast<size_t>(position % options_.page_tokens)];
+  return Page(sequence.pages[position / options_.page_tokens])[static_cast<size_t>(position % options_.page_tokens)];
 }
 
 absl::Status FakeRunner::Step(const StepBatch& batch, StepResult* result) {
@@ -171,13 +171,39 @@ kernels::Traffic FakeRunner::TrafficOf(const StepBatch& batch) const {
   return t;
 }
 
-absl::Status FakeRunner::CopyPages(std::span<const PageCopy> copies) {
+std::span<FakeRunner::Slot> FakeRunner::Page(int32_t page) {
+  CHECK(page >= 0 && page < options_.num_pages) << "page " << page;
   const auto width = static_cast<size_t>(options_.page_tokens);
-  for (const PageCopy& c : copies) {
-    CHECK(c.from >= 0 && c.from < options_.num_pages && c.to >= 0 && c.to < options_.num_pages)
-        << c.from << " -> " << c.to;
-    for (size_t i = 0; i < width; ++i) {
-      slots_[static_cast<size_t>(c.to) * width + i] = slots_[static_cast<size_t>(c.from) * width + i];
+  return std::span(slots_).subspan(static_cast<size_t>(page) * width, width);
+}
+
+std::span<FakeRunner::Slot> FakeRunner::Record(int32_t host_slot) {
+  CHECK(host_slot >= 0 && host_slot < options_.host_slots) << "host slot " << host_slot;
+  const auto width = static_cast<size_t>(options_.page_tokens);
+  return std::span(records_).subspan(static_cast<size_t>(host_slot) * width, width);
+}
+
+absl::Status FakeRunner::MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) {
+  failed_pages->clear();
+  if (options_.before_moves) {
+    if (absl::Status status = options_.before_moves(moves); !status.ok()) return status;
+  }
+  for (const kv::PageMove& m : moves) {
+    switch (m.kind) {
+      case kv::PageMove::Kind::kCopy:
+        std::ranges::copy(Page(m.from), Page(m.to).begin());
+        break;
+      case kv::PageMove::Kind::kSave:
+        std::ranges::copy(Page(m.from), Record(m.to).begin());
+        break;
+      case kv::PageMove::Kind::kRestore:
+        if (options_.damaged && options_.damaged(m.from)) {
+          std::ranges::fill(Page(m.to), Slot{});  // whoever reads it all the same is found
+          failed_pages->push_back(m.to);
+        } else {
+          std::ranges::copy(Record(m.from), Page(m.to).begin());
+        }
+        break;
     }
   }
   return absl::OkStatus();

@@ -1,6 +1,7 @@
 // A ModelRunner without a model, for tests of everything above it. Its greedy next token is a hash of the whole prefix,
 // read back through the page table, so a wrong page gives wrong text; and it is the content oracle: every slot that
 // attention would read must hold the token that the sequence put there, at its position, after the same prefix.
+// Moved pages carry their slots with them, so a wrong move shows in the same way.
 // Thread-safety: engine thread only; hooks are set before the first Step.  Owns: the slots.
 // Errors of Step: what the before_step hook returns. A slot with the wrong content, or two rows of a step in one slot,
 // is a bug of the caller and CHECK-fails. Cost: O(context) per sequence and step; a draw that is not plain greedy also
@@ -29,6 +30,11 @@ struct FakeRunnerOptions {
   uint64_t weight_bytes = 1 << 20;                            // same
   absl::Duration device_time = absl::Microseconds(100);       // reported for every step; nothing sleeps
   std::function<absl::Status(const StepBatch&)> before_step;  // fails, delays or looks; may be empty
+  int32_t host_slots = 0;
+  // Whether the record in this host slot turns out to be damaged when it is asked for; may be empty.
+  std::function<bool(int32_t)> damaged;
+  // Called with every list of moves; an error is a lost device. May be empty.
+  std::function<absl::Status(std::span<const kv::PageMove>)> before_moves;
   // Replaces the likeliest token after a prefix: (its hash, its length) -> token; may be empty.
   std::function<int32_t(uint64_t, int32_t)> next_token;
 };
@@ -39,7 +45,7 @@ class FakeRunner final : public ModelRunner {
 
   const RunnerInfo& info() const override { return info_; }
   absl::Status Step(const StepBatch& batch, StepResult* result) override;
-  absl::Status CopyPages(std::span<const PageCopy> copies) override;
+  absl::Status MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) override;
 
   // What an undisturbed sequence generates greedily: `count` tokens after `prompt`.
   std::vector<int32_t> Greedy(std::span<const int32_t> prompt, int count) const;
@@ -54,6 +60,8 @@ class FakeRunner final : public ModelRunner {
     int64_t written_in = -1;   // step
   };
 
+  std::span<Slot> Page(int32_t page);
+  std::span<Slot> Record(int32_t host_slot);
   Slot& SlotAt(const kernels::SequenceSlice& sequence, int32_t position);
   // Writes the rows' slots, then reads the context of the sequence as attention would.
   void Append(const StepBatch& batch, const kernels::SequenceSlice& sequence);
@@ -66,6 +74,7 @@ class FakeRunner final : public ModelRunner {
   const FakeRunnerOptions options_;
   RunnerInfo info_;
   std::vector<Slot> slots_;                // [num_pages * page_tokens]
+  std::vector<Slot> records_;              // [host_slots * page_tokens]
   std::vector<uint64_t> row_prefix_hash_;  // of the current step
   std::vector<float> logits_;
   int64_t step_ = 0;

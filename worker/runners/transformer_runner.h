@@ -1,12 +1,12 @@
 // A ModelRunner over any backend that satisfies TransformerOps: weights, page memory, scratch, one Step.
-// Thread-safety: engine thread only.  Owns: the Ops, weights, KV arena, scratch.  Errors: as ModelRunner; a batch that
-// contradicts the limits is our own bug and CHECK-fails.  Cost: no allocation after the first step of each shape.
+// Thread-safety: engine thread only.  Owns: the Ops, weights, KV arena, swap arena, scratch.  Errors: as ModelRunner; a
+// batch that contradicts the limits is our own bug and CHECK-fails.  Cost: no allocation after the first step of each
+// shape.
 #ifndef DUNLIN_WORKER_RUNNERS_TRANSFORMER_RUNNER_H_
 #define DUNLIN_WORKER_RUNNERS_TRANSFORMER_RUNNER_H_
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <utility>
@@ -19,6 +19,7 @@
 #include "worker/kv_rounding/rounding_tables.h"
 #include "worker/model_runner.h"
 #include "worker/runners/kv_arena.h"
+#include "worker/runners/swap_arena.h"
 #include "worker/transformer.h"
 #include "worker/weights.h"
 
@@ -37,6 +38,7 @@ class TransformerRunner final : public ModelRunner {
     RopeAngles rope;
     KvRoundingTables kv_rounding;  // what network.kv_rounding points into
     KvArena arena;
+    std::unique_ptr<SwapArena> swap;  // nullptr = no host tier
     RunnerInfo info;
   };
 
@@ -85,12 +87,8 @@ class TransformerRunner final : public ModelRunner {
     return absl::OkStatus();
   }
 
-  absl::Status CopyPages(std::span<const PageCopy> copies) override {
-    const kernels::PagedKvView kv = p_.arena.view();
-    for (const PageCopy& c : copies) {
-      CHECK(c.from >= 0 && c.from < kv.num_pages && c.to >= 0 && c.to < kv.num_pages) << c.from << " -> " << c.to;
-      std::memcpy(kv.page(c.to), kv.page(c.from), kv.layout.page_bytes);
-    }
+  absl::Status MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) override {
+    worker::MovePages(p_.arena.view(), p_.swap.get(), moves, failed_pages);
     return absl::OkStatus();
   }
 

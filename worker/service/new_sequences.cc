@@ -26,6 +26,12 @@ absl::Status CheckMaxTime(const google::protobuf::Duration& d) {
   return absl::OkStatus();
 }
 
+absl::Status CheckBytes(absl::string_view field, const std::string& value, size_t max) {
+  if (value.size() <= max) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": has ", value.size(), " bytes, at most ", max, " are allowed"));
+}
+
 // The limits are those of the public API; the request is put into its words to be judged by the same table.
 absl::Status Check(const v1::GenerateRequest& request, const RunnerInfo& runner) {
   const int prompt = request.prompt_ids_size();
@@ -37,9 +43,11 @@ absl::Status Check(const v1::GenerateRequest& request, const RunnerInfo& runner)
     return absl::InvalidArgumentError(
         absl::StrCat("num_choices: is ", request.num_choices(), ", must be in [1, ", limits::kMaxChoices, "]"));
   }
-  if (request.cache_namespace().size() > limits::kMaxNameBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("cache_namespace: has ", request.cache_namespace().size(),
-                                                   " bytes, at most ", limits::kMaxNameBytes, " are allowed"));
+  RETURN_IF_ERROR(CheckBytes("cache_namespace", request.cache_namespace(), limits::kMaxCacheNamespaceBytes));
+  RETURN_IF_ERROR(CheckBytes("tenant", request.tenant(), limits::kMaxTenantBytes));
+  if (request.priority() < -limits::kMaxAbsPriority || request.priority() > limits::kMaxAbsPriority) {
+    return absl::InvalidArgumentError(absl::StrCat("priority: is ", request.priority(), ", must be in [",
+                                                   -limits::kMaxAbsPriority, ", ", limits::kMaxAbsPriority, "]"));
   }
   if (request.has_max_time()) RETURN_IF_ERROR(CheckMaxTime(request.max_time()));
   dunlin::v1::GenerateRequest judged;
@@ -112,6 +120,8 @@ absl::StatusOr<std::vector<NewSequence>> MakeSequences(const v1::GenerateRequest
   if (request.has_max_time()) {
     sequence.max_time = absl::Seconds(request.max_time().seconds()) + absl::Nanoseconds(request.max_time().nanos());
   }
+  sequence.tenant = request.tenant();
+  sequence.priority = request.priority();
   sequence.cache_namespace = request.cache_namespace();
   sequence.cache_read = request.cache_mode() != Cache::MODE_BYPASS;
   sequence.cache_write = request.cache_mode() == Cache::MODE_UNSPECIFIED || request.cache_mode() == Cache::MODE_USE;

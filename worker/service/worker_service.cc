@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "base/mutex.h"
 #include "dunlin/worker/v1/worker.grpc.pb.h"
+#include "proto/cache_delta.h"
 #include "proto/status_map.h"
 #include "worker/service/active_calls.h"
 #include "worker/service/generate_call.h"
@@ -30,8 +31,35 @@ constexpr char kServiceName[] = "dunlin.worker.v1.WorkerService";
 constexpr int kMaxReceiveBytes = 16 << 20;
 constexpr size_t kQuotaBytes = size_t{256} << 20;
 constexpr size_t kMaxQueuedFlushes = 16;
+// Of one answer: half a megabyte.
+constexpr size_t kMaxCacheHashes = size_t{1} << 16;
 
 uint32_t Unsigned(int64_t value) { return value < 0 ? 0 : static_cast<uint32_t>(value); }
+
+void FillLoad(const EngineStats& stats, dunlin::v1::WorkerLoad* load) {
+  load->set_running(Unsigned(stats.running));
+  load->set_waiting(Unsigned(stats.waiting));
+  load->set_waiting_preempted(Unsigned(stats.waiting_preempted));
+  load->set_blank_pages(Unsigned(stats.blank_pages));
+  load->set_held_pages(Unsigned(stats.held_pages));
+  load->set_cached_pages(Unsigned(stats.cached_pages));
+  load->set_total_pages(Unsigned(stats.total_pages));
+  load->set_decode_tokens_per_second(stats.decode_tokens_per_second);
+  load->set_steps(stats.steps);
+  load->set_quarantine_pages(Unsigned(stats.quarantine_pages));
+  load->set_reserved_pages(Unsigned(stats.reserved_pages));
+  load->set_pinned_pages(Unsigned(stats.pinned_pages));
+  load->set_preemptions(stats.preemptions);
+  load->set_recomputed_tokens(stats.recomputed_tokens);
+  load->set_evictions(stats.evictions);
+  load->set_prefix_query_tokens(stats.prefix_query_tokens);
+  load->set_prefix_hit_tokens(stats.prefix_hit_tokens);
+  load->set_host_tier_pages(Unsigned(stats.host_tier_pages));
+  load->set_host_tier_capacity_pages(Unsigned(stats.host_tier_slots));
+  load->set_host_tier_hit_tokens(stats.host_tier_hit_tokens);
+  load->set_vtc_spread_tokens(stats.vtc_spread_tokens);
+  load->set_invariant_failures(stats.invariant_failures);
+}
 
 // On the engine's clock, whose zero is its own.
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context, const Clock& clock) {
@@ -65,21 +93,18 @@ class Service final : public v1::WorkerService::CallbackService {
     return Answer(context, grpc::Status::OK);
   }
 
-  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest*,
+  grpc::ServerUnaryReactor* GetLoad(grpc::CallbackServerContext* context, const v1::GetLoadRequest* request,
                                     v1::GetLoadResponse* response) override {
     dunlin::v1::WorkerLoad* load = response->mutable_load();
     load->set_worker_id(worker_id_);
     if (const std::shared_ptr<const ServingEngine> serving = Get()) {
       const EngineStats stats = serving->engine->Snapshot();
       load->set_ready(ready() && !stats.lost_device);
-      load->set_running(Unsigned(stats.running));
-      load->set_waiting(Unsigned(stats.waiting));
-      load->set_blank_pages(Unsigned(stats.blank_pages));
-      load->set_held_pages(Unsigned(stats.held_pages));
-      load->set_cached_pages(Unsigned(stats.cached_pages));
-      load->set_total_pages(Unsigned(stats.total_pages));
-      load->set_decode_tokens_per_second(stats.decode_tokens_per_second);
-      load->set_steps(stats.steps);
+      FillLoad(stats, load);
+      if (request->cache_events() && serving->cache_events != nullptr) {
+        const CachePosition since = {request->cache_epoch(), request->cache_sequence(), request->cache_offset()};
+        *response->mutable_cache() = ToProto(serving->cache_events->Read(since, kMaxCacheHashes));
+      }
       if (serving->bandwidth_bytes_per_second) {
         load->set_memory_bandwidth_bytes_per_second(serving->bandwidth_bytes_per_second());
       }

@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "base/cache_event_log.h"
 #include "base/clock.h"
 #include "dunlin/worker/v1/worker.pb.h"
 #include "worker/engine/engine.h"
@@ -20,9 +21,11 @@
 namespace dunlin::worker {
 
 struct ServingEngine {
+  // Borrowed, all three.
   Engine* engine = nullptr;
   const Clock* clock = nullptr;  // the engine's
   RunnerInfo runner;
+  const CacheEventLog* cache_events = nullptr;         // for GetLoad; may be nullptr
   v1::GetInfoResponse info;                            // worker.ready is filled in
   std::function<double()> bandwidth_bytes_per_second;  // latest, for GetLoad; may be empty
 };

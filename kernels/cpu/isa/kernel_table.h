@@ -34,7 +34,9 @@ inline constexpr int kBlockGroups = 4;                        // 8-row groups th
 inline constexpr int kBlockRows = kBlockGroups * kGroupRows;  // outputs of a block
 inline constexpr int kSegmentTokens = 256;                    // attention merges partial results of this many positions
 
-inline constexpr int kScanBlock = 32;  // logits per maximum
+inline constexpr int kMaxItemVectors = 24;  // query vectors of one segment call: enough to amortise decoding a page,
+                                            // few enough for the cache
+inline constexpr int kScanBlock = 32;       // logits per maximum
 
 // y block = up to four consecutive 8-row groups of a matrix times all activation rows.
 struct MultiplyArgs {
@@ -66,7 +68,11 @@ struct SegmentArgs {
   int num_rows = 0;   // row i stands at position first_position + i and sees nothing later
   int num_heads = 0;  // query heads per row
   int first_position = 0;
-  int window = 0;
+  AttentionPattern pattern;
+  // Bit i of row r's word selected[r * selected_stride]: the row sees page begin / page_tokens + i. nullptr = all
+  // pages.
+  const uint32_t* selected = nullptr;
+  int selected_stride = 0;
   const float* q = nullptr;   // [num_rows * num_heads][head_dim], times the attention scale and K's KvLoadFactor
   float* tile = nullptr;      // [page_tokens * head_dim]
   float* scores = nullptr;    // [num_rows * num_heads][kSegmentTokens]
@@ -76,6 +82,19 @@ struct SegmentArgs {
   float* max = nullptr;
   float* sum = nullptr;
   float* acc = nullptr;
+};
+
+// Bounds (attention_mask.h) of the pages [first, last) of a sequence for the query vectors of one KV head.
+struct ScorePagesArgs {
+  const PagedKvView* kv = nullptr;
+  const int32_t* pages = nullptr;  // of the sequence, from its token 0; all complete
+  int layer = 0;
+  int kv_head = 0;
+  int first = 0;
+  int last = 0;
+  const float* q = nullptr;  // [num_heads][head_dim]
+  int num_heads = 0;
+  float* scores = nullptr;  // by page; [first, last) are written
 };
 
 struct KernelTable {
@@ -100,6 +119,11 @@ struct KernelTable {
   // Folds a segment's (max, sum, acc) into the running one of the segments before it; running sum 0 = nothing yet.
   void (*merge_segment)(float max, float sum, const float* acc, int head_dim, float* run_max, float* run_sum,
                         float* run_acc);
+  // The key bounds of a complete page of one layer; the same bits as WriteKeyBounds.
+  // scratch: [(page_tokens + 2) * head_dim].
+  void (*key_bounds)(const PageLayout& layout, uint8_t* page, int layer, float* scratch);
+  void (*score_pages)(const ScorePagesArgs& args);
+
   // The maximum of every kScanBlock logits, NaN left out. out: [ceil(n / kScanBlock)].
   void (*block_max)(const float* x, int n, float* out);
   // sum of exp((x[i] - max) * factor); NaN counts as minus infinity.

@@ -31,10 +31,11 @@ constexpr int kLayers = 2;
 constexpr int kLayer = 1;
 
 AttentionShape ShapeOf(const AttentionCase& c) {
-  return {c.q_heads, c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), c.window};
+  return {c.q_heads, c.kv_heads, c.head_dim, 1.0f / std::sqrt(static_cast<float>(c.head_dim)),
+          c.window,  c.sinks,    c.top_pages};
 }
 PageLayout LayoutOf(const AttentionCase& c) {
-  return PageLayout::Create(c.page_tokens, kLayers, c.kv_heads, c.head_dim, c.k_format, c.v_format);
+  return PageLayout::Create(c.page_tokens, kLayers, c.kv_heads, c.head_dim, c.k_format, c.v_format, c.top_pages > 0);
 }
 
 std::unique_ptr<CpuOps> MakeOps(int threads, Isa isa, const AttentionShape& shape, int max_rows = 64) {

@@ -95,7 +95,11 @@ class PageTest : public ::testing::TestWithParam<Formats> {};
 // Every byte that a token's K, V and scales occupy belongs to that token alone, and lies inside the page.
 TEST_P(PageTest, SlotsDoNotOverlapAndFillTheLayout) {
   for (const int page_tokens : {8, 16, 32, 64}) {
-    const PageLayout l = PageLayout::Create(page_tokens, 3, 2, 24, GetParam().k, GetParam().v);
+    const PageLayout plain = PageLayout::Create(page_tokens, 3, 2, 24, GetParam().k, GetParam().v);
+    EXPECT_FALSE(plain.has_key_bounds());
+    const PageLayout l = PageLayout::Create(page_tokens, 3, 2, 24, GetParam().k, GetParam().v, /*key_bounds=*/true);
+    EXPECT_EQ(l.KOffset(0, 1), plain.KOffset(0, 1));
+    EXPECT_EQ(l.VScaleOffset(0, 1), plain.VScaleOffset(0, 1)) << "the bounds come behind everything else";
     EXPECT_EQ(l.page_bytes % 256, 0u);
     std::vector<int> owner(l.page_bytes, -1);
     const auto claim = [&](size_t begin, size_t bytes, int who) {
@@ -108,6 +112,7 @@ TEST_P(PageTest, SlotsDoNotOverlapAndFillTheLayout) {
     const size_t kb = KvValueBytes(l.k_format), vb = KvValueBytes(l.v_format);
     for (int layer = 0; layer < 3; ++layer) {
       for (int head = 0; head < 2; ++head) {
+        claim(l.KBoundsOffset(layer, head), 2 * 24 * 2, page_tokens);
         for (int slot = 0; slot < page_tokens; ++slot) {
           const auto t = static_cast<size_t>(slot);
           for (size_t d = 0; d < 24; ++d) {
@@ -175,6 +180,55 @@ TEST_P(PageTest, ATokenReadsBackAsItsFormatRoundsIt) {
   for (size_t i = 0; i < l.layer_bytes; ++i) ASSERT_EQ(page[i], 0x7F) << i;
 }
 
+// The largest bfloat16 that is not above x (for a maximum: the smallest not below), found by trying neighbours.
+float Outward(float x, bool is_max) {
+  uint16_t bits;
+  std::memcpy(&bits, reinterpret_cast<const char*>(&x) + 2, 2);
+  float best = is_max ? INFINITY : -INFINITY;
+  for (const int step : {-1, 0, 1}) {
+    const float near = Bfloat16ToFloat(static_cast<uint16_t>(bits + step));
+    if (is_max ? near >= x && near < best : near <= x && near > best) best = near;
+  }
+  return best;
+}
+
+TEST_P(PageTest, KeyBoundsAreTheTightestBfloat16AroundWhatReadsBack) {
+  const PageLayout l = PageLayout::Create(16, 2, 3, 40, GetParam().k, GetParam().v, /*key_bounds=*/true);
+  std::mt19937 rng(12);
+  std::normal_distribution<float> normal;
+  std::vector<uint8_t> page(l.page_bytes, 0x7F);
+  for (int slot = 0; slot < 16; ++slot) {
+    std::vector<float> k(3 * 40);
+    for (size_t i = 0; i < k.size(); ++i) k[i] = (i % 3 == 0 ? std::fabs(normal(rng)) : normal(rng)) + 0.1f;
+    k[5] = -0.0f;
+    AppendToken(l, page.data(), 1, slot, k.data(), k.data());
+  }
+  const std::vector<uint8_t> before = page;
+  WriteKeyBounds(l, page.data(), 1);
+  for (size_t i = 0; i < l.page_bytes; ++i) {
+    if (i >= l.KBoundsOffset(1, 0) && i < l.KBoundsOffset(1, 0) + 3 * 40 * 4) continue;
+    ASSERT_EQ(page[i], before[i]) << "byte " << i;
+  }
+  for (int head = 0; head < 3; ++head) {
+    float min[40], max[40];
+    ReadKeyBounds(l, page.data(), 1, head, min, max);
+    for (int d = 0; d < 40; ++d) {
+      float low = INFINITY, high = -INFINITY;
+      for (int slot = 0; slot < 16; ++slot) {
+        float key[40];
+        ReadKey(l, page.data(), 1, head, slot, key);
+        low = std::fmin(low, key[d]);
+        high = std::fmax(high, key[d]);
+      }
+      EXPECT_EQ(min[d], Outward(low, false)) << "head " << head << " dim " << d;
+      EXPECT_EQ(max[d], Outward(high, true)) << "head " << head << " dim " << d;
+      uint16_t bits;
+      std::memcpy(&bits, page.data() + l.KBoundsOffset(1, head) + 2 * static_cast<size_t>(d), 2);
+      EXPECT_NE(bits, 0x8000) << "zero is +0";
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Formats, PageTest,
     ::testing::Values(Formats{KvFormat::kE4M3, KvFormat::kE4M3}, Formats{KvFormat::kInt8, KvFormat::kInt8},
@@ -188,6 +242,10 @@ TEST(PageLayout, TheDefaultModelsPageHasTheSizeOfTheFormatDocument) {
   EXPECT_EQ(l.layer_bytes, 6272u);  // 6,240 used
   EXPECT_EQ(l.page_bytes, 188160u);
   EXPECT_EQ(l.TokenLayerBytes(), 390u);
+  const PageLayout bounded = PageLayout::Create(16, 30, 3, 64, KvFormat::kE4M3, KvFormat::kE4M3, /*key_bounds=*/true);
+  EXPECT_EQ(bounded.k_bounds_offset, 6272u);
+  EXPECT_EQ(bounded.layer_bytes, 7040u);
+  EXPECT_EQ(bounded.page_bytes, 211200u);
 }
 
 }  // namespace

@@ -168,6 +168,7 @@ TEST(EngineCore, ADeadlineAlsoEndsASequenceThatWaits) {
   o.num_pages = 16;
   CoreHarness h(o);
   h.Submit(Greedy(Prompt(10, 1), 50));
+  h.Step();
   NewSequence s = Greedy(Prompt(10, 2), 50);
   s.deadline = h.clock.Now() + absl::Milliseconds(4);
   auto waits = h.Submit(std::move(s));

@@ -73,7 +73,8 @@ class RandomClients {
     EXPECT_TRUE(h_->core->idle());
     const worker::EngineStats s = h_->core->stats();
     EXPECT_EQ(s.held_pages, 0);
-    EXPECT_EQ(s.blank_pages + s.cached_pages, s.total_pages);
+    EXPECT_EQ(s.blank_pages + s.cached_pages + s.quarantine_pages, s.total_pages);
+    EXPECT_EQ(h_->core->CheckIdle(), "");
     EXPECT_EQ(h_->core->num_left_queue(), submitted);
   }
 

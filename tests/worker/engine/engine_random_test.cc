@@ -1,11 +1,15 @@
-// Random clients against the engine on tiny pools: submissions of every kind, cancellations, deadlines, clock jumps,
-// slow readers, lost devices. After every step the invariants hold and whatever had to end has ended; what a client
-// was told is always what the same request gives alone in plain code.
+// Random clients against the engine on tiny pools: submissions of every kind with shared prefixes, several tenants and
+// priorities, cancellations, deadlines, clock jumps, slow readers, flushes, a host tier that loses records, several
+// steps per plan, promises so small that somebody is preempted all the time, lost devices. After every step the
+// invariants hold and whatever had to end has ended; what a client was told is always what the same request gives alone
+// in plain code: a hit is a miss, a preempted sequence an undisturbed one, a chunked prompt a whole one.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <random>
@@ -44,11 +48,15 @@ class World {
     runner.num_pages = Pick(2, 24);
     runner.max_model_len = Pick(4, 40);
     runner.max_rows = Pick(1, 12);
+    runner.host_slots = Chance(50) ? Pick(1, 12) : 0;
+    runner.damaged = [this](int32_t) { return Chance(15); };
     runner.before_step = [this](const worker::StepBatch& batch) {
       EXPECT_LE(batch.num_rows(), limits_.max_num_batched_tokens);
       EXPECT_LE(batch.sequences.size(), static_cast<size_t>(limits_.max_num_seqs));
+      if (clock_runs_) harness_->clock.Advance(absl::Microseconds(Pick(0, 500)));
       return fail_next_ ? absl::InternalError("scripted") : absl::OkStatus();
     };
+    clock_runs_ = Chance(50);
     context_tokens_ = std::min(static_cast<size_t>(runner.max_model_len),
                                static_cast<size_t>(runner.num_pages) * static_cast<size_t>(runner.page_tokens));
     limits_.max_num_batched_tokens = Pick(1, runner.max_rows);
@@ -56,6 +64,13 @@ class World {
     limits_.end_of_generation = {3, 17};
     limits_.max_unread_bytes = kMaxUnreadBytes;
     limits_.reader_stall_limit = kStallLimit;
+    limits_.enable_prefix_caching = Chance(85);
+    limits_.host_restore = Chance(70) ? worker::HostRestore::kAlways : worker::HostRestore::kWhenFaster;
+    limits_.num_scheduler_steps = Chance(50) ? 1 : Pick(2, 6);
+    limits_.promise = std::array{worker::AdmissionPromise::kPredictedOutput, worker::AdmissionPromise::kWorstCase,
+                                 worker::AdmissionPromise::kTokens}[static_cast<size_t>(Pick(0, 2))];
+    if (Chance(30)) limits_.inter_token_target = absl::Microseconds(Pick(1, 2000));
+    for (std::vector<int32_t>& p : prefixes_) p = Tokens(0, static_cast<int>(context_tokens_));
     if (context_tokens_ >= 2) harness_.emplace(runner, limits_);
   }
 
@@ -72,6 +87,9 @@ class World {
       c.cancelled = true;
     } else if (what < 31) {
       harness_->clock.Advance(absl::Milliseconds(Pick(1, 30)));
+    } else if (what < 32) {
+      harness_->core->Flush();
+      EXPECT_EQ(harness_->core->CheckInvariants(), "");
     } else if (what < 34 && !clients_.empty()) {
       Any().reads = false;
     } else if (what < 38) {
@@ -95,9 +113,12 @@ class World {
     EXPECT_TRUE(harness_->core->idle()) << "a feasible sequence does not end";
     EXPECT_EQ(harness_->held_pages(), 0);
     EXPECT_EQ(harness_->core->stats().waiting, 0);
+    EXPECT_EQ(harness_->core->CheckIdle(), "");
+    EXPECT_EQ(harness_->core->stats().invariant_failures, 0u);
     for (const RandomClient& c : clients_) EXPECT_TRUE(c.judged);
   }
 
+  worker::EngineStats stats() const { return harness_->core->stats(); }
   size_t ended(FinishCause cause) const { return ended_[static_cast<size_t>(cause)]; }
 
  private:
@@ -113,7 +134,13 @@ class World {
 
   NewSequence RandomRequest() {
     NewSequence r;
-    r.prompt = Tokens(1, static_cast<int>(context_tokens_) - 1);
+    r.prompt = prefixes_[static_cast<size_t>(Pick(0, 2))];
+    r.prompt.resize(std::min(r.prompt.size(), static_cast<size_t>(Pick(0, 40))));
+    for (const int32_t t : Tokens(1, 1 + Pick(0, 1) * static_cast<int>(context_tokens_))) r.prompt.push_back(t);
+    r.prompt.resize(std::min(r.prompt.size(), context_tokens_ - 1));
+    r.cache_namespace = Chance(70) ? "" : "other";
+    r.tenant = std::array{"", "a", "b"}[static_cast<size_t>(Pick(0, 2))];
+    r.priority = Chance(70) ? 0 : Pick(-1, 1);
     worker::SamplingSpec& s = r.sampling;
     s.temperature = Chance(50) ? 0.0f : 2.0f * Fraction();
     s.seed = static_cast<uint64_t>(Pick(0, 1 << 30));
@@ -145,6 +172,7 @@ class World {
     RandomClient c;
     c.request = RandomRequest();
     c.arrival = harness_->clock.Now();
+    submitted_tokens_ += c.request.prompt.size();
     c.seen = harness_->Submit(c.request);
     clients_.push_back(std::move(c));
   }
@@ -187,6 +215,10 @@ class World {
     for (size_t i = 0; i < got.prompt_logprobs.size(); ++i) ExpectSame(got.prompt_logprobs[i], want.prompt_logprobs[i]);
     EXPECT_EQ(end.completion_tokens, got.tokens.size());
     EXPECT_EQ(end.prompt_tokens, c.request.prompt.size());
+    EXPECT_LT(end.cached_prompt_tokens, end.prompt_tokens);
+    const bool reads = c.request.cache_read && limits_.enable_prefix_caching;
+    EXPECT_TRUE(reads || end.cached_prompt_tokens == 0) << end.cached_prompt_tokens;
+    EXPECT_LE(end.timing.preemptions, 2u);
     switch (end.cause) {
       case FinishCause::kCancelled:
         EXPECT_TRUE(c.cancelled);
@@ -218,6 +250,9 @@ class World {
   std::mt19937_64 random_;
   worker::EngineOptions limits_;
   size_t context_tokens_ = 0;
+  size_t submitted_tokens_ = 0;
+  std::array<std::vector<int32_t>, 3> prefixes_;
+  bool clock_runs_ = false;
   bool fail_next_ = false;
   bool lost_ = false;
   std::optional<CoreHarness> harness_;
@@ -225,9 +260,12 @@ class World {
   size_t ended_[7] = {};
 };
 
+unsigned long long All(uint64_t n) { return n; }
+
 TEST(EngineRandom, EveryClientIsToldWhatItsRequestGivesAloneAndEveryPageComesBack) {
-  constexpr int kWorlds = 100, kOperations = 500;
+  constexpr int kWorlds = 250, kOperations = 500;
   size_t ended[7] = {};
+  worker::EngineStats all;
   for (uint64_t seed = 0; seed < kWorlds; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     World world(seed);
@@ -240,7 +278,32 @@ TEST(EngineRandom, EveryClientIsToldWhatItsRequestGivesAloneAndEveryPageComesBac
     }
     for (size_t cause = 0; cause < 7; ++cause) ended[cause] += world.ended(static_cast<FinishCause>(cause));
     ASSERT_FALSE(HasFailure());
+    const worker::EngineStats s = world.stats();
+    all.steps += s.steps;
+    all.plans += s.plans;
+    all.preemptions += s.preemptions;
+    all.recomputed_tokens += s.recomputed_tokens;
+    all.prefix_hit_tokens += s.prefix_hit_tokens;
+    all.dedup_pages += s.dedup_pages;
+    all.copied_pages += s.copied_pages;
+    all.evictions += s.evictions;
+    all.host_tier_hit_tokens += s.host_tier_hit_tokens;
+    all.host_tier_failures += s.host_tier_failures;
   }
+  std::printf(
+      "%llu steps, %llu plans, %llu preemptions, %llu tokens recomputed, %llu hit, %llu from the host (%llu "
+      "damaged pages), %llu pages evicted, %llu deduplicated, %llu copied\n",
+      All(all.steps), All(all.plans), All(all.preemptions), All(all.recomputed_tokens), All(all.prefix_hit_tokens),
+      All(all.host_tier_hit_tokens), All(all.host_tier_failures), All(all.evictions), All(all.dedup_pages),
+      All(all.copied_pages));
+  EXPECT_LT(all.plans, all.steps);
+  EXPECT_GT(all.preemptions, 200u);
+  EXPECT_GT(all.recomputed_tokens, 500u);
+  EXPECT_GT(all.prefix_hit_tokens, 5000u);
+  EXPECT_GT(all.dedup_pages, 500u);
+  EXPECT_GT(all.copied_pages, 500u);
+  EXPECT_GT(all.host_tier_hit_tokens, 500u);
+  EXPECT_GT(all.host_tier_failures, 50u);
   // A run that never meets a way of ending proves nothing about it.
   for (size_t cause = 0; cause < 7; ++cause) EXPECT_GT(ended[cause], 5u) << "cause " << cause;
 }

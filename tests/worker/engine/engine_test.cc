@@ -122,6 +122,7 @@ TEST(Engine, StreamsWhatTheModelSays) {
   EXPECT_EQ(reader.tokens(), runner.Greedy(Prompt(9, 1), 25));
   EXPECT_EQ(engine->Snapshot().held_pages, 0) << "whoever sees the end sees the pages free";
   EXPECT_EQ(engine->Snapshot().running, 0);
+  EXPECT_EQ(engine->FlushCache(), 2) << "33 tokens were computed: two full pages of 16";
   EXPECT_EQ(engine->FlushCache(), 0);
 }
 
@@ -277,6 +278,34 @@ TEST(Engine, ClientsOfManyThreadsGetTheirOwnTokens) {
   EXPECT_EQ(served + cancelled + refused, 360);
   EXPECT_GT(served, 0);
   EXPECT_EQ(engine->Snapshot().held_pages, 0);
+}
+
+TEST(Engine, AnArrivalDoesNotWaitForTheEndOfARunOfDecodeSteps) {
+  Gate gate;
+  FakeRunnerOptions o;
+  o.max_model_len = 4096;
+  o.num_pages = 512;
+  std::atomic<int> steps{0}, joined_in{0};
+  o.before_step = [&](const worker::StepBatch& batch) {
+    ++steps;
+    if (batch.sequences.size() == 2 && joined_in == 0) joined_in = steps.load();
+    return gate.Pass();
+  };
+  FakeRunner runner(o);
+  EngineOptions options;
+  options.num_scheduler_steps = 1 << 30;
+  auto engine = MustCreate(options, &runner);
+  Reader endless, brief;
+  ASSERT_OK(engine->Submit(For(&endless, Greedy(Prompt(4, 1), 3900))));
+  gate.WaitForStep();
+  ASSERT_OK(engine->Submit(For(&brief, Greedy(Prompt(4, 2), 5))));
+  gate.Open();
+  EXPECT_OK(brief.WaitForEnd().status);
+  EXPECT_EQ(brief.tokens(), runner.Greedy(Prompt(4, 2), 5));
+  endless.stream()->Cancel(Clock::Real()->Now());
+  engine->Wake();
+  endless.WaitForEnd();
+  EXPECT_EQ(joined_in, 2) << "it came during the first step";
 }
 
 TEST(Engine, StreamsMayBeCancelledAndDroppedWhileTheEngineIsDestroyed) {

@@ -42,7 +42,8 @@ std::ostream& operator<<(std::ostream& out, const Backend& b) { return out << b.
 
 class BatchInvarianceTest : public ::testing::TestWithParam<Backend> {
  protected:
-  std::unique_ptr<ModelRunner> Open(const std::string& path, int max_model_len) {
+  std::unique_ptr<ModelRunner> Open(const std::string& path, int max_model_len,
+                                    const kernels::AttentionPattern& pattern = {}) {
     const Backend& b = GetParam();
     if (b.isa != nullptr) {
       bool supported = false;
@@ -62,6 +63,10 @@ class BatchInvarianceTest : public ::testing::TestWithParam<Backend> {
     options.kv_rounding = b.rounding;
     options.kv_bytes = uint64_t{512} << 20;
     options.measure_bandwidth = false;
+    options.attention_window = pattern.window;
+    options.attention_sinks = pattern.sinks;
+    options.attention_top_pages = pattern.top_pages;
+    if (pattern.top_pages > 0) options.page_tokens = 8;  // short prompts then hold many pages
     auto runner = b.isa != nullptr ? CreateCpuRunner(**file, options) : CreateReferenceRunner(**file, options);
     CHECK(runner.ok()) << runner.status().ToString();
     unsetenv("DUNLIN_ISA");
@@ -157,6 +162,33 @@ TEST_P(BatchInvarianceTest, ThirtyTwoSequencesOfATinyModel) {
   std::filesystem::remove(path + ".dunlin-kv");
   if (runner == nullptr) GTEST_SKIP() << "this processor has no " << GetParam().isa;
   ExpectInvariant(runner.get(), RandomPrompts(32, 150, runner->info().vocab_size, 1), 12, 2);
+}
+
+TEST_P(BatchInvarianceTest, EveryAttentionPatternOfATinyModel) {
+  const std::string path = ::testing::TempDir() + "batch_invariance_" + std::to_string(::getpid()) + ".gguf";
+  std::ofstream(path, std::ios::binary) << testing::BuildTinyLlama({});
+  std::vector<std::vector<float>> last;  // of one long prompt, by pattern
+  for (const kernels::AttentionPattern& pattern :
+       {kernels::AttentionPattern{}, {30, 0, 0}, {30, 5, 0}, {0, 0, 3}, {100, 20, 4}, {0, 0, 32}}) {
+    SCOPED_TRACE(::testing::Message() << "window " << pattern.window << " sinks " << pattern.sinks << " top pages "
+                                      << pattern.top_pages);
+    const auto runner = Open(path, 256, pattern);
+    if (runner == nullptr) GTEST_SKIP() << "this processor has no " << GetParam().isa;
+    const int vocab = runner->info().vocab_size;
+    ExpectInvariant(runner.get(), RandomPrompts(8, 200, vocab, 7), 10, 8);
+    RunnerDriver driver = Driver(runner.get());
+    RunnerDriver::Sequence s;
+    std::vector<int32_t> prompt(220);
+    for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<int32_t>(i * 37 % static_cast<size_t>(vocab));
+    last.push_back(driver.Feed(&s, prompt, 64, [](int pos) { return pos == 219; })[0]);
+  }
+  std::filesystem::remove(path);
+  for (size_t i = 1; i < last.size(); ++i) {
+    for (size_t j = 0; j < i && i + 1 < last.size(); ++j) {
+      EXPECT_NE(last[i], last[j]) << "patterns " << i << " and " << j;
+    }
+  }
+  EXPECT_EQ(last.back(), last.front()) << "32 pages are all";
 }
 
 TEST_P(BatchInvarianceTest, SequencesOfTheDefaultModel) {

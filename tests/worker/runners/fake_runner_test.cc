@@ -13,6 +13,7 @@ namespace dunlin::worker {
 namespace {
 
 using V = std::vector<int32_t>;
+using Kind = kv::PageMove::Kind;
 
 FakeRunnerOptions Tiny() {
   FakeRunnerOptions o;
@@ -43,6 +44,13 @@ class Driver {
     V drawn;
     for (const kernels::SampleResult& r : result.outputs) drawn.push_back(r.token);
     return drawn;
+  }
+
+  V Move(const std::vector<kv::PageMove>& moves) {
+    V failed{-1};
+    const absl::Status status = runner.MovePages(moves, &failed);
+    EXPECT_TRUE(status.ok()) << status;
+    return failed;
   }
 
   FakeRunner runner;
@@ -81,9 +89,30 @@ TEST(FakeRunner, DrawsWhatTheReferenceSamplerDraws) {
 TEST(FakeRunner, CopiedPagesHoldTheSameTokens) {
   Driver d;
   d.Add({3, 1}, 0, {0}).Run();
-  const std::vector<PageCopy> copies{{0, 5}};
-  ASSERT_TRUE(d.runner.CopyPages(copies).ok());
+  d.Move({{Kind::kCopy, 0, 5}});
   EXPECT_EQ(d.Add({4}, 2, {5, 1}).Run(), d.runner.Greedy(V{3, 1, 4}, 1));
+}
+
+TEST(FakeRunner, PagesComeBackFromTheHostTierAsTheyWere) {
+  FakeRunnerOptions o = Tiny();
+  o.host_slots = 2;
+  Driver d(o);
+  EXPECT_EQ(d.runner.info().host_slots, 2);
+  d.Add({3, 1}, 0, {0}).Run();
+  // In order: page 0 is saved before it is overwritten, and comes back into another one.
+  EXPECT_EQ(d.Move({{Kind::kSave, 0, 1}, {Kind::kCopy, 6, 0}, {Kind::kRestore, 1, 5}}), V{});
+  EXPECT_EQ(d.Add({4}, 2, {5, 1}).Run(), d.runner.Greedy(V{3, 1, 4}, 1));
+}
+
+TEST(FakeRunnerDeathTest, ADamagedRecordIsToldAndItsPageHoldsNothing) {
+  FakeRunnerOptions o = Tiny();
+  o.host_slots = 2;
+  o.damaged = [](int32_t slot) { return slot == 1; };
+  Driver d(o);
+  d.Add({3, 1}, 0, {0}).Run();
+  EXPECT_EQ(d.Move({{Kind::kSave, 0, 0}, {Kind::kSave, 0, 1}, {Kind::kRestore, 0, 4}, {Kind::kRestore, 1, 5}}), V{5});
+  EXPECT_EQ(d.Add({4}, 2, {4, 1}).Run(), d.runner.Greedy(V{3, 1, 4}, 1));
+  EXPECT_DEATH(d.Add({4}, 2, {5, 1}).Run(), "content oracle");
 }
 
 TEST(FakeRunner, AHookDecidesWhetherAStepFails) {

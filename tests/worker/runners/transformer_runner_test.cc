@@ -52,7 +52,7 @@ class TransformerRunnerTest : public ::testing::Test {
     options_.max_num_seqs = 4;
     options_.threads = 2;
     options_.measure_bandwidth = false;
-    options_.kv_bytes = uint64_t{1} << 20;
+    options_.kv_bytes = 32 * 2304 + 100;  // 32 pages and a rest
   }
 
   // A step of `sequences` sequences with `rows` rows each after `context` tokens; sequence s owns pages 8 s … 8 s + 7.
@@ -77,6 +77,32 @@ class TransformerRunnerTest : public ::testing::Test {
     return batch;
   }
 
+  // Steps of several shapes on a runner of options_ allocate in the first round only.
+  void ExpectNoAllocation() {
+    ASSERT_OK_AND_ASSIGN(const auto runner, CreateCpuRunner(*file_, options_));
+    std::vector<StepBatch> batches;  // moved, never copied: the slices point into page_ids
+    batches.push_back(Batch(1, 32, 0));
+    batches.push_back(Batch(4, 8, 0));
+    batches.push_back(Batch(4, 1, 8));
+    batches.push_back(Batch(2, 16, 30));
+    batches.push_back(Batch(1, 1, 100));
+    // A result per shape: the engine keeps its own, whose lists keep their capacity.
+    std::vector<StepResult> results(batches.size());
+    for (int round = 0; round < 3; ++round) {
+      const int64_t before = allocations.load();
+      for (size_t i = 0; i < batches.size(); ++i) {
+        const absl::Status status = runner->Step(batches[i], &results[i]);
+        if (!status.ok()) FAIL() << status;
+      }
+      const int64_t during = allocations.load() - before;
+      if (round == 0) {
+        EXPECT_GT(during, 0) << "the first round makes the results' lists: the counter counts";
+      } else {
+        EXPECT_EQ(during, 0) << "round " << round;
+      }
+    }
+  }
+
   std::unique_ptr<model::GgufFile> file_;
   RunnerOptions options_;
 };
@@ -97,7 +123,7 @@ TEST_F(TransformerRunnerTest, ReportsWhatItWasMadeOf) {
   EXPECT_EQ(info.vocab_size, testing::kTinyVocabSize);
   EXPECT_EQ(info.max_model_len, 128);
   EXPECT_EQ(info.page_tokens, 16);
-  EXPECT_EQ(info.num_pages, 4 * 8) << "four sequences of 128 tokens, although a MiB holds more";
+  EXPECT_EQ(info.num_pages, 32) << "as many as the bytes given hold";
   EXPECT_EQ(info.max_rows, 32);
   EXPECT_EQ(info.threads, 2);
   EXPECT_GT(info.weight_bytes, 0u);
@@ -121,28 +147,31 @@ TEST_F(TransformerRunnerTest, AStepDeclaresItsTrafficAndTime) {
   EXPECT_EQ(result.traffic.kv_read_bytes, 2u * 11 * 2 * 2 * (16 + 16 + 2));
 }
 
+TEST_F(TransformerRunnerTest, AWindowOrSelectedPagesAreReadAndDeclared) {
+  const auto read = [this](const RunnerOptions& options, int context) {
+    const auto runner = CreateCpuRunner(*file_, options).value();
+    StepResult result;
+    EXPECT_OK(runner->Step(Batch(1, 32, 0), &result));
+    EXPECT_OK(runner->Step(Batch(1, 32, 32), &result));
+    EXPECT_OK(runner->Step(Batch(1, 1, context), &result));
+    return result.traffic.kv_read_bytes;
+  };
+  constexpr uint64_t kToken = 2 * 2 * (16 + 16 + 2), kBounds = 2 * 2 * 16 * 4;
+  RunnerOptions o = options_;
+  o.attention_window = 20;
+  o.attention_sinks = 3;
+  EXPECT_EQ(read(o, 64), kToken * 23);
+  o = options_;
+  o.attention_top_pages = 3;  // pages 0, 4 and one of 1, 2, 3
+  EXPECT_EQ(read(o, 64), kToken * (2 * 16 + 1) + kBounds * 4);
+  o.attention_top_pages = 5;
+  EXPECT_EQ(read(o, 64), kToken * 65);
+}
+
 TEST_F(TransformerRunnerTest, StepsAllocateNothingOnceWarm) {
-  ASSERT_OK_AND_ASSIGN(const auto runner, CreateCpuRunner(*file_, options_));
-  std::vector<StepBatch> batches;  // moved, never copied: the slices point into page_ids
-  batches.push_back(Batch(1, 32, 0));
-  batches.push_back(Batch(4, 8, 0));
-  batches.push_back(Batch(4, 1, 8));
-  batches.push_back(Batch(2, 16, 30));
-  batches.push_back(Batch(1, 1, 100));
-  // A result per shape: the engine keeps its own, whose lists keep their capacity.
-  std::vector<StepResult> results(batches.size());
-  for (int round = 0; round < 3; ++round) {
-    const int64_t before = allocations.load();
-    for (size_t i = 0; i < batches.size(); ++i) {
-      const absl::Status status = runner->Step(batches[i], &results[i]);
-      if (!status.ok()) FAIL() << status;
-    }
-    const int64_t during = allocations.load() - before;
-    if (round == 0) {
-      EXPECT_GT(during, 0) << "the first round makes the results' lists: the counter counts";
-    } else {
-      EXPECT_EQ(during, 0) << "round " << round;
-    }
+  for (const int top_pages : {0, 2}) {
+    options_.attention_top_pages = top_pages;
+    ExpectNoAllocation();
   }
 }
 
@@ -152,13 +181,45 @@ TEST_F(TransformerRunnerTest, ACopiedPageIsAsGoodAsTheOriginal) {
   ASSERT_OK(runner->Step(Batch(1, 20, 0), &original));
   StepBatch next = Batch(1, 1, 20);
   ASSERT_OK(runner->Step(next, &original));
-  const std::vector<PageCopy> copies = {{0, 30}, {1, 17}};
-  ASSERT_OK(runner->CopyPages(copies));
+  using Kind = kv::PageMove::Kind;
+  const std::vector<kv::PageMove> copies = {{Kind::kCopy, 0, 30}, {Kind::kCopy, 1, 17}};
+  std::vector<int32_t> failed{9};
+  ASSERT_OK(runner->MovePages(copies, &failed));
+  EXPECT_TRUE(failed.empty());
   next.page_ids[0] = 30;
   next.page_ids[1] = 17;
   ASSERT_OK(runner->Step(next, &copied));
   EXPECT_EQ(copied.outputs[0].token, original.outputs[0].token);
   EXPECT_EQ(copied.outputs[0].top_logprobs, original.outputs[0].top_logprobs);
+}
+
+TEST_F(TransformerRunnerTest, APageComesBackFromTheHostTierAsItWas) {
+  for (const std::string& directory : {std::string(), ::testing::TempDir()}) {
+    RunnerOptions options = options_;
+    options.swap_bytes = 1 << 20;
+    options.swap_directory = directory;
+    options.measure_bandwidth = true;
+    ASSERT_OK_AND_ASSIGN(const auto runner, CreateCpuRunner(*file_, options));
+    const RunnerInfo& info = runner->info();
+    EXPECT_GT(info.host_slots, 2);
+    EXPECT_LE(static_cast<uint64_t>(info.host_slots) * (info.page_bytes + 64), options.swap_bytes);
+    EXPECT_GT(info.host_bandwidth_bytes_per_second, 0.0);
+    StepResult original, restored;
+    ASSERT_OK(runner->Step(Batch(1, 20, 0), &original));
+    StepBatch next = Batch(1, 1, 20);
+    ASSERT_OK(runner->Step(next, &original));
+    using Kind = kv::PageMove::Kind;
+    // Page 0 goes, is overwritten and comes back elsewhere; slot 2 was never written.
+    const std::vector<kv::PageMove> moves = {
+        {Kind::kSave, 0, 1}, {Kind::kCopy, 9, 0}, {Kind::kRestore, 1, 30}, {Kind::kRestore, 2, 29}};
+    std::vector<int32_t> failed;
+    ASSERT_OK(runner->MovePages(moves, &failed));
+    EXPECT_EQ(failed, std::vector<int32_t>{29});
+    next.page_ids[0] = 30;
+    ASSERT_OK(runner->Step(next, &restored));
+    EXPECT_EQ(restored.outputs[0].token, original.outputs[0].token);
+    EXPECT_EQ(restored.outputs[0].top_logprobs, original.outputs[0].top_logprobs);
+  }
 }
 
 TEST_F(TransformerRunnerTest, ImpossibleOptionsAreRefusedByName) {
@@ -174,13 +235,52 @@ TEST_F(TransformerRunnerTest, ImpossibleOptionsAreRefusedByName) {
   EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--max-num-batched-tokens 0")));
   o = options_;
   o.kv_bytes = 1000;
-  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("would fit")));
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kResourceExhausted, HasSubstr("not even one page")));
+  o = options_;
+  o.swap_bytes = 100;
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--swap-space-bytes 100")));
   o = options_;
   o.memory_utilization = std::nan("");
   EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--gpu-memory-utilization")));
+  o = options_;
+  o.attention_window = -1;
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--attention-window -1")));
+  o = options_;
+  o.attention_sinks = 4;
+  EXPECT_THAT(refused(o),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--attention-sinks 4: needs --attention-window")));
+  o.attention_window = 16;
+  o.attention_sinks = 128;
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--attention-sinks 128: a sequence")));
+  o.attention_sinks = -4;
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--attention-sinks -4")));
+  o = options_;
+  o.attention_top_pages = -2;
+  EXPECT_THAT(refused(o), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--attention-top-pages -2")));
   setenv("DUNLIN_ISA", "mmx", 1);
   EXPECT_THAT(refused(options_), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("DUNLIN_ISA")));
   unsetenv("DUNLIN_ISA");
+}
+
+TEST_F(TransformerRunnerTest, AModelsOwnWindowMayOnlyNarrow) {
+  const std::string path = ::testing::TempDir() + "own_window_" + std::to_string(::getpid()) + ".gguf";
+  std::ofstream(path, std::ios::binary)
+      << testing::TinyLlamaBuilder({}).U32("llama.attention.sliding_window", 24).Build();
+  file_ = model::GgufFile::Open(path).value();
+  std::filesystem::remove(path);
+  options_.attention_window = 25;
+  EXPECT_THAT(CreateCpuRunner(*file_, options_).status(),
+              StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("the model's own sliding window is 24")));
+  constexpr uint64_t kToken = 2 * 2 * (16 + 16 + 2);
+  for (const int window : {0, 24, 10}) {
+    options_.attention_window = window;
+    options_.attention_sinks = 2;  // beside the model's window as beside the option's
+    ASSERT_OK_AND_ASSIGN(const auto runner, CreateCpuRunner(*file_, options_));
+    StepResult result;
+    ASSERT_OK(runner->Step(Batch(1, 32, 0), &result));
+    ASSERT_OK(runner->Step(Batch(1, 1, 32), &result));
+    EXPECT_EQ(result.traffic.kv_read_bytes, kToken * static_cast<uint64_t>(2 + (window == 0 ? 24 : window)));
+  }
 }
 
 using TransformerRunnerDeathTest = TransformerRunnerTest;

@@ -5,6 +5,7 @@
 #define DUNLIN_TESTS_WORKER_SERVICE_GATED_RUNNER_H_
 
 #include <limits>
+#include <vector>
 
 #include "base/mutex.h"
 #include "worker/model_runner.h"
@@ -22,7 +23,10 @@ class GatedRunner final : public worker::ModelRunner {
 
   const worker::RunnerInfo& info() const override { return info_; }
   absl::Status Step(const worker::StepBatch& batch, worker::StepResult* result) override;
-  absl::Status CopyPages(std::span<const worker::PageCopy>) override { return absl::OkStatus(); }
+  absl::Status MovePages(std::span<const kv::PageMove>, std::vector<int32_t>* failed_pages) override {
+    failed_pages->clear();
+    return absl::OkStatus();
+  }
 
   void Allow(int64_t steps) ABSL_LOCKS_EXCLUDED(mu_);
   void Open() { Allow(std::numeric_limits<int64_t>::max() / 2); }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gmock/gmock.h"
+#include "proto/limits.h"
 #include "tests/support/status_matchers.h"
 
 namespace dunlin::worker {
@@ -59,7 +60,9 @@ TEST(NewSequences, EveryFieldArrives) {
   r.mutable_max_time()->set_nanos(1'500'000);
   for (const uint32_t id : {9u, 5u, 9u}) r.add_stop_token_ids(id);
   r.set_cache_mode(dunlin::v1::Cache::MODE_READ_ONLY);
-  r.set_cache_namespace("tenant");
+  r.set_cache_namespace(std::string(limits::kMaxCacheNamespaceBytes, 'n'));
+  r.set_tenant(std::string(limits::kMaxTenantBytes, 't'));
+  r.set_priority(-2);
   dunlin::v1::Sampling* s = r.mutable_sampling();
   s->set_temperature(0);
   s->set_top_k(7);
@@ -77,7 +80,9 @@ TEST(NewSequences, EveryFieldArrives) {
   EXPECT_THAT(n.stop_tokens, ElementsAre(5, 9));
   EXPECT_TRUE(n.cache_read);
   EXPECT_FALSE(n.cache_write);
-  EXPECT_EQ(n.cache_namespace, "tenant");
+  EXPECT_EQ(n.cache_namespace, std::string(limits::kMaxCacheNamespaceBytes, 'n'));
+  EXPECT_EQ(n.tenant, std::string(limits::kMaxTenantBytes, 't'));
+  EXPECT_EQ(n.priority, -2);
   EXPECT_EQ(n.sampling.temperature, 0.0f);
   EXPECT_EQ(n.sampling.top_k, 7);
   EXPECT_EQ(n.sampling.penalty_last_n, 64);
@@ -86,6 +91,22 @@ TEST(NewSequences, EveryFieldArrives) {
   EXPECT_EQ(n.sampling.logit_bias[0].id, 3);
   EXPECT_EQ(n.sampling.logit_bias[1].id, 8);
   EXPECT_THAT(n.sampling.banned_tokens, ElementsAre(2, 4));
+}
+
+TEST(NewSequences, TheCacheModeSaysWhoReadsAndWrites) {
+  using dunlin::v1::Cache;
+  struct Row {
+    Cache::Mode mode;
+    bool read, write;
+  };
+  for (const Row& row : {Row{Cache::MODE_UNSPECIFIED, true, true}, Row{Cache::MODE_USE, true, true},
+                         Row{Cache::MODE_READ_ONLY, true, false}, Row{Cache::MODE_BYPASS, false, false}}) {
+    v1::GenerateRequest r = Good();
+    r.set_cache_mode(row.mode);
+    ASSERT_OK_AND_ASSIGN(const std::vector<NewSequence> sequences, Make(r));
+    EXPECT_EQ(sequences[0].cache_read, row.read) << row.mode;
+    EXPECT_EQ(sequences[0].cache_write, row.write) << row.mode;
+  }
 }
 
 TEST(NewSequences, ChoicesDifferInSeedAndStreamAndOnlyTheFirstJudgesThePrompt) {
@@ -136,7 +157,12 @@ TEST(NewSequences, BadFieldsAreRefusedByName) {
       {"output.logprobs", [](auto* r) { r->set_logprobs(21); }},
       {"output.prompt_logprobs", [](auto* r) { r->set_prompt_logprobs(21); }},
       {"request_id", [](auto* r) { r->set_request_id(std::string(129, 'x')); }},
-      {"cache_namespace", [](auto* r) { r->set_cache_namespace(std::string(129, 'x')); }},
+      {"cache_namespace",
+       [](auto* r) { r->set_cache_namespace(std::string(limits::kMaxCacheNamespaceBytes + 1, 'x')); }},
+      {"tenant", [](auto* r) { r->set_tenant(std::string(limits::kMaxTenantBytes + 1, 'x')); }},
+      {"priority", [](auto* r) { r->set_priority(3); }},
+      {"priority", [](auto* r) { r->set_priority(-3); }},
+      {"priority", [](auto* r) { r->set_priority(std::numeric_limits<int32_t>::min()); }},
       {"cache.mode", [](auto* r) { r->set_cache_mode(static_cast<dunlin::v1::Cache::Mode>(99)); }},
       {"max_time", [](auto* r) { r->mutable_max_time()->set_seconds(-1); }},
       {"max_time", [](auto* r) { r->mutable_max_time()->set_nanos(1'000'000'000); }},

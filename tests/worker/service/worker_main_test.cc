@@ -18,6 +18,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/support/gguf_builder.h"
 #include "tests/support/test_data.h"
+#include "tests/tools/run_command.h"
 
 extern char** environ;
 
@@ -176,6 +177,33 @@ TEST_F(WorkerMainTest, AfterTheDrainTimeoutOpenStreamsAreCutOff) {
   EXPECT_FALSE(reader->Finish().ok());
   EXPECT_EQ(worker.Wait(), 0);
   EXPECT_THAT(worker.said(), HasSubstr("1 streams were cut off"));
+}
+
+TEST_F(WorkerMainTest, ADryRunSaysWhatFitsAndLoadsNothing) {
+  std::vector<std::string> args = Flags();
+  args.insert(args.end(), {"--dry-run", "--json"});
+  const testing::CommandResult fits = testing::RunCommand(DUNLIN_WORKER, args);
+  ASSERT_EQ(fits.exit_code, 0) << fits.err;
+  const nlohmann::json plan = nlohmann::json::parse(fits.out);
+  const int64_t pages = plan.at("pages");
+  EXPECT_EQ(pages, 8'000'000 / plan.at("page_bytes").get<int64_t>());
+  EXPECT_EQ(plan.at("tokens"), pages * 16);
+  EXPECT_EQ(plan.at("full_length_sequences"), pages * 16 / 4096);
+  EXPECT_EQ(plan.at("bound"), "the budget");
+  EXPECT_GT(plan.at("memory_bytes").get<int64_t>(), 0);
+  EXPECT_NE(plan.at("memory_source"), "");
+  args.pop_back();
+  EXPECT_THAT(testing::RunCommand(DUNLIN_WORKER, args).out, HasSubstr(absl::StrCat("pool         ", pages, " pages")));
+  // The same figures as the worker that really starts.
+  Worker worker(Flags());
+  EXPECT_THAT(worker.WaitForLine("ready"), HasSubstr(absl::StrCat(pages, " pages of 16 tokens"))) << worker.said();
+  args.push_back("--kv-cache-memory-bytes=10k");
+  const testing::CommandResult refused = testing::RunCommand(DUNLIN_WORKER, args);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("would fit"));
+  EXPECT_EQ(refused.out, "");
+  EXPECT_EQ(testing::RunCommand(DUNLIN_WORKER, {"--json", "--model", base_ + ".gguf"}).exit_code, 2);
+  EXPECT_EQ(testing::RunCommand(DUNLIN_WORKER, {"--dry-run"}).exit_code, 2);
 }
 
 TEST_F(WorkerMainTest, BadUsageIsTwoAndABrokenModelOne) {

@@ -26,6 +26,7 @@ WorkerMetrics::Options TestOptions() {
   o.quantization = "Q4_1";
   o.kv_cache_dtype = "fp8_e4m3";
   o.memory_utilization = 0.5;
+  o.runner.host_slots = 2;
   o.runner.device = "cpu";
   o.runner.isa = "avx2";
   o.runner.page_tokens = 16;
@@ -61,7 +62,12 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
   const std::vector<std::string> zero = {
       "dunlin_num_requests_running",
       "dunlin_num_requests_waiting",
+      "dunlin_num_requests_preempted",
+      "dunlin_scheduler_plans_total",
       "dunlin_preemptions_total",
+      "dunlin_recompute_tokens_total",
+      "dunlin_vtc_spread_tokens",
+      "dunlin_step_time_predicted_seconds",
       "dunlin_step_seconds_count{phase=\"prefill\"}",
       "dunlin_step_seconds_count{phase=\"decode\"}",
       "dunlin_step_tokens_count",
@@ -78,7 +84,14 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
       "dunlin_kv_saturated_values_total",
       "dunlin_prefix_cache_queries_total",
       "dunlin_prefix_cache_hits_total",
+      "dunlin_kv_reserved_pages",
+      "dunlin_kv_pinned_pages",
+      "dunlin_kv_dedup_pages_total",
+      "dunlin_kv_cow_copies_total",
+      "dunlin_invariant_failures_total",
       "dunlin_kv_host_tier_pages",
+      "dunlin_kv_host_tier_capacity_pages",
+      "dunlin_kv_host_tier_failures_total",
       "dunlin_kv_host_tier_bytes_total{direction=\"out\"}",
       "dunlin_kv_host_tier_bytes_total{direction=\"in\"}",
       "dunlin_kv_host_tier_hits_total",
@@ -115,9 +128,11 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
       {"dunlin_memory_bandwidth_peak_bytes_per_second", 1e9},
       {"dunlin_build_info{version=\"1.2.3\",commit=\"abc\",device=\"cpu\",isa=\"avx2\"}", 1},
       {"dunlin_model_info{model=\"tiny\",quantization=\"Q4_1\",kv_cache_dtype=\"fp8_e4m3\"}", 1},
-      {"vllm:cache_config_info{model_name=\"tiny\",block_size=\"16\",cache_dtype=\"fp8_e4m3\",gpu_memory_utilization="
-       "\"0.5\","
-       "num_gpu_blocks=\"10\"}",
+      {"dunlin_kv_cache_info{page_size_tokens=\"16\",pages=\"10\",kv_cache_dtype=\"fp8_e4m3\",prefix_caching=\"true\","
+       "host_tier_pages=\"2\",memory_utilization=\"0.5\"}",
+       1},
+      {"vllm:cache_config_info{model_name=\"tiny\",block_size=\"16\",cache_dtype=\"fp8_e4m3\",enable_prefix_caching="
+       "\"True\",gpu_memory_utilization=\"0.5\",num_cpu_blocks=\"2\",num_gpu_blocks=\"10\"}",
        1},
   };
   for (const auto& [name, value] : set) {
@@ -188,6 +203,51 @@ TEST(WorkerMetrics, GaugesAreTheSnapshotOfTheScrape) {
   EXPECT_EQ(Samples(metrics->Text())["dunlin_num_requests_running"], 0);
   metrics->SetSnapshot(nullptr);
   EXPECT_EQ(Samples(metrics->Text())["dunlin_kv_pages{state=\"blank\"}"], 10);
+}
+
+TEST(WorkerMetrics, EveryFigureOfTheCacheHasItsOwnSeries) {
+  FakeClock clock;
+  const std::unique_ptr<WorkerMetrics> metrics = MakeMetrics(&clock);
+  EngineStats stats;
+  stats.waiting_preempted = 15;
+  stats.plans = 16;
+  stats.recomputed_tokens = 1;
+  stats.reserved_pages = 2;
+  stats.pinned_pages = 3;
+  stats.evictions = 4;
+  stats.dedup_pages = 5;
+  stats.copied_pages = 6;
+  stats.host_tier_pages = 7;
+  stats.host_tier_slots = 8;
+  stats.host_tier_bytes_out = 9;
+  stats.host_tier_bytes_in = 10;
+  stats.host_tier_hit_tokens = 11;
+  stats.host_tier_failures = 12;
+  stats.vtc_spread_tokens = 13.5;
+  stats.predicted_step_seconds = 0.25;
+  stats.invariant_failures = 14;
+  metrics->SetSnapshot([&stats] { return stats; });
+  const std::map<std::string, double> s = Samples(metrics->Text());
+  const std::map<std::string, double> expected = {
+      {"dunlin_num_requests_preempted", 15},
+      {"dunlin_scheduler_plans_total", 16},
+      {"dunlin_recompute_tokens_total", 1},
+      {"dunlin_kv_reserved_pages", 2},
+      {"dunlin_kv_pinned_pages", 3},
+      {"dunlin_kv_evictions_total", 4},
+      {"dunlin_kv_dedup_pages_total", 5},
+      {"dunlin_kv_cow_copies_total", 6},
+      {"dunlin_kv_host_tier_pages", 7},
+      {"dunlin_kv_host_tier_capacity_pages", 8},
+      {"dunlin_kv_host_tier_bytes_total{direction=\"out\"}", 9},
+      {"dunlin_kv_host_tier_bytes_total{direction=\"in\"}", 10},
+      {"dunlin_kv_host_tier_hits_total", 11},
+      {"dunlin_kv_host_tier_failures_total", 12},
+      {"dunlin_vtc_spread_tokens", 13.5},
+      {"dunlin_step_time_predicted_seconds", 0.25},
+      {"dunlin_invariant_failures_total", 14},
+  };
+  for (const auto& [name, value] : expected) EXPECT_EQ(s.at(name), value) << name;
 }
 
 TEST(WorkerMetrics, ObservationsReachTheirHistograms) {

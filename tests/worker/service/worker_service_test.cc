@@ -9,12 +9,14 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/prefix_hash.h"
 #include "dunlin/worker/v1/worker.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "grpc/health/v1/health.grpc.pb.h"
@@ -285,6 +287,104 @@ TEST_F(WorkerServiceTest, AReaderThatNeverReadsDelaysNobody) {
   while (slow_reader->Read(&event)) tokens += static_cast<size_t>(event.tokens().ids_size());
   EXPECT_TRUE(slow_reader->Finish().ok());
   EXPECT_EQ(tokens, 4000u);
+}
+
+TEST_F(WorkerServiceTest, TheLoadBringsCacheEventsWhenAskedFromWhereTheCallerIs) {
+  StartWorker();
+  const auto load = [this](const v1::GetLoadRequest& request) {
+    grpc::ClientContext context;
+    v1::GetLoadResponse response;
+    EXPECT_TRUE(stub_->GetLoad(&context, request, &response).ok());
+    return response;
+  };
+  EXPECT_FALSE(load({}).has_cache());
+  v1::GetLoadRequest request;
+  request.set_cache_events(true);
+  const dunlin::v1::CacheDelta first = load(request).cache();
+  EXPECT_TRUE(first.snapshot());
+  EXPECT_NE(first.epoch(), 0u);
+  request.set_cache_epoch(first.epoch());
+  request.set_cache_sequence(first.last_sequence());
+  const dunlin::v1::CacheDelta next = load(request).cache();
+  EXPECT_FALSE(next.snapshot());
+  EXPECT_EQ(next.first_sequence(), first.last_sequence() + 1);
+  request.set_cache_epoch(first.epoch() + 2);
+  EXPECT_TRUE(load(request).cache().snapshot()) << "of another process";
+}
+
+// A prompt of five full pages.
+v1::GenerateRequest PagesOf(uint32_t first, const std::string& cache_namespace, dunlin::v1::Cache::Mode mode) {
+  v1::GenerateRequest r;
+  for (uint32_t i = 0; i < 5 * GatedRunner::kPageTokens; ++i) r.add_prompt_ids((first + i) % GatedRunner::kVocab);
+  r.set_max_tokens(1);
+  r.set_num_choices(1);
+  r.set_ignore_eos(true);
+  r.set_cache_namespace(cache_namespace);
+  r.set_cache_mode(mode);
+  return r;
+}
+
+// What a router would call the prefixes of such a prompt.
+std::set<uint64_t> PrefixesOf(const v1::GenerateRequest& r) {
+  std::set<uint64_t> prefixes;
+  uint64_t prefix = RootPrefix(r.cache_namespace());
+  std::vector<int32_t> page;
+  for (const uint32_t id : r.prompt_ids()) {
+    page.push_back(static_cast<int32_t>(id));
+    if (page.size() < GatedRunner::kPageTokens) continue;
+    prefix = ExtendPrefix(prefix, page);
+    prefixes.insert(prefix);
+    page.clear();
+  }
+  return prefixes;
+}
+
+TEST_F(WorkerServiceTest, PrefixesAreSharedWithinANamespaceAloneAndTheLoadNamesThem) {
+  using dunlin::v1::Cache;
+  StartWorker();
+  const v1::GenerateRequest ours = PagesOf(3, "ours", Cache::MODE_USE);
+  const auto cached = [this](const v1::GenerateRequest& r) {
+    const Answer a = Generate(r);
+    EXPECT_TRUE(a.status.ok()) << a.status.error_message();
+    return a.events.front().scheduled().cached_prompt_tokens();
+  };
+  const auto hashes = [this] {
+    grpc::ClientContext context;
+    v1::GetLoadRequest request;
+    request.set_cache_events(true);
+    v1::GetLoadResponse response;
+    EXPECT_TRUE(stub_->GetLoad(&context, request, &response).ok());
+    EXPECT_TRUE(response.cache().snapshot() && response.cache().offset() == 0);
+    return response.cache();
+  };
+  // The log is told after the stream's end; each look is one answer of the worker.
+  const auto await = [&hashes](const std::set<uint64_t>& wanted) {
+    for (std::set<uint64_t> seen = {1}; seen != wanted;) {
+      const dunlin::v1::CacheDelta delta = hashes();
+      seen = {delta.added().begin(), delta.added().end()};
+    }
+  };
+  EXPECT_EQ(cached(ours), 0u);
+  EXPECT_EQ(cached(ours), 5u * GatedRunner::kPageTokens - 1) << "all but the last token";
+  EXPECT_EQ(cached(PagesOf(3, "theirs", Cache::MODE_BYPASS)), 0u);
+  EXPECT_EQ(cached(PagesOf(3, "theirs", Cache::MODE_READ_ONLY)), 0u);
+  EXPECT_EQ(cached(PagesOf(3, "ours", Cache::MODE_BYPASS)), 0u);
+  EXPECT_GT(cached(PagesOf(3, "ours", Cache::MODE_READ_ONLY)), 0u);
+  EXPECT_EQ(cached(PagesOf(3, "theirs", Cache::MODE_USE)), 0u) << "and those that only read left nothing";
+  std::set<uint64_t> wanted = PrefixesOf(ours);
+  wanted.merge(PrefixesOf(PagesOf(3, "theirs", Cache::MODE_USE)));
+  ASSERT_EQ(wanted.size(), 10u);
+  await(wanted);
+  ExpectEveryPageFree();
+  EXPECT_GT(worker_->Snapshot().prefix_hit_tokens, 0u);
+
+  grpc::ClientContext context;
+  v1::FlushCacheResponse flushed;
+  ASSERT_TRUE(stub_->FlushCache(&context, v1::FlushCacheRequest(), &flushed).ok());
+  EXPECT_EQ(flushed.freed_pages(), 10u);
+  EXPECT_EQ(worker_->Snapshot().cached_pages, 0);
+  EXPECT_EQ(cached(PagesOf(3, "ours", Cache::MODE_READ_ONLY)), 0u);
+  await({});
 }
 
 TEST_F(WorkerServiceTest, BadRequestsAreRefusedWithTheirField) {

@@ -1,0 +1,126 @@
+// The end of a step: running the batch, and what its outputs mean for each sequence.
+#include <algorithm>
+#include <cstddef>
+#include <utility>
+
+#include "base/check.h"
+#include "worker/engine/engine_core.h"
+
+namespace dunlin::worker {
+namespace {
+
+TokenLogprob LogprobOf(const kernels::SampleResult& r) { return {r.logprob, r.rank, r.top_ids, r.top_logprobs}; }
+
+}  // namespace
+
+bool EngineCore::RunStep() {
+  const StepBatch& batch = builder_.Finish();
+  stats_.predicted_step_seconds = absl::ToDoubleSeconds(step_time_.Predict(batch.num_rows(), step_context_));
+  const absl::Time begin = clock_->Now();
+  if (absl::Status status = runner_->Step(batch, &result_); !status.ok()) {
+    pages_.FailStep();
+    LoseDevice(status);
+    return false;
+  }
+  CHECK_EQ(result_.outputs.size(), batch.output_rows.size());
+  const absl::Time now = clock_->Now();
+  ++stats_.steps;
+  stats_.kv_saturated_values += static_cast<uint64_t>(result_.kv_saturated_values);
+  const int decode_rows = batch.num_rows() - batch.num_prefill_rows;
+  decode_rate_.Add(decode_rows, now);
+  step_time_.Observe(batch.num_rows(), step_context_, now - begin);
+  if (batch.num_prefill_rows >= decode_rows) pages_.restore_policy().OnPrefill(batch.num_rows(), now - begin);
+  predictor_.OnStep();
+  if (observer_ != nullptr) observer_->OnStep(batch.num_prefill_rows, decode_rows, result_, now - begin);
+  Absorb(now);
+  ReportCacheEvents();
+  return true;
+}
+
+void EngineCore::Absorb(absl::Time now) {
+  int32_t rows = 0;
+  for (const Planned& p : planned_) rows += p.num_rows;
+  const double bytes_per_row = static_cast<double>(result_.traffic.weight_bytes + result_.traffic.kv_read_bytes) / rows;
+  size_t output = 0;
+  for (const Planned& p : planned_) {
+    p.sequence->bytes_read += bytes_per_row * p.num_rows;
+    AbsorbSequence(p, output, now);
+    output += static_cast<size_t>(p.num_judged) + (p.draws ? 1 : 0);
+  }
+  CHECK_EQ(output, result_.outputs.size());
+  pages_.EndStep();
+  DropFinished();
+}
+
+void EngineCore::AbsorbSequence(const Planned& p, size_t first_output, absl::Time now) {
+  Sequence* const s = p.sequence;
+  const int page_tokens = pages_.page_tokens();
+  const bool fills_page = s->num_computed / page_tokens != (s->num_computed + p.num_rows) / page_tokens;
+  const bool is_news = CountRows(s, p.num_rows);
+  s->num_computed += p.num_rows;
+  if (s->request.cache_write && fills_page) pages_.Publish(s);
+  for (int32_t i = 0; i < p.num_judged; ++i) {
+    s->request.stream->PushPromptLogprob(LogprobOf(result_.outputs[first_output + static_cast<size_t>(i)]));
+  }
+  s->num_judged += p.num_judged;
+  if (p.draws) {
+    AppendToken(s, result_.outputs[first_output + static_cast<size_t>(p.num_judged)], now);
+  } else if (is_news) {
+    s->request.stream->PushProgress(static_cast<uint32_t>(s->num_computed));
+  }
+}
+
+// Tells rows computed for the first time from those that a preemption made necessary again. True when there are any of
+// the former.
+bool EngineCore::CountRows(Sequence* s, int32_t num_rows) {
+  const int32_t end = s->num_computed + num_rows;
+  const int32_t again = std::clamp(s->num_once_computed - s->num_computed, 0, num_rows);
+  stats_.recomputed_tokens += static_cast<uint64_t>(again);
+  stats_.prompt_tokens += static_cast<uint64_t>(std::max(0, std::min(end, s->prompt_tokens) - s->num_computed - again));
+  s->num_once_computed = std::max(s->num_once_computed, end);
+  return again < num_rows;
+}
+
+void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, absl::Time now) {
+  const int32_t token = output.token;
+  CHECK(token >= 0 && token < runner_->info().vocab_size) << "the runner drew token " << token;
+  const bool may_end = !s->sampler->below_min_tokens();
+  s->tokens.push_back(token);
+  s->sampler->Append(token);
+  tenants_.ChargeOutput(s->tenant, 1);
+  ++stats_.generated_tokens;
+  if (s->num_generated() == 1) {
+    s->first_token = now;
+    if (observer_ != nullptr) observer_->OnFirstToken(now - s->arrival);
+  } else {
+    s->itl.Add(now - s->last_token);
+    if (observer_ != nullptr) observer_->OnInterTokenLatency(now - s->last_token);
+  }
+  s->last_token = now;
+  if (s->request.num_logprobs >= 0) {
+    const TokenLogprob logprob = LogprobOf(output);
+    s->request.stream->PushToken(token, &logprob);
+  } else {
+    s->request.stream->PushToken(token, nullptr);
+  }
+  if (may_end && EndsGeneration(*s, token, options_)) {
+    End(s, {FinishCause::kEos, absl::OkStatus()});
+  } else if (may_end && std::find(s->request.stop_tokens.begin(), s->request.stop_tokens.end(), token) !=
+                            s->request.stop_tokens.end()) {
+    End(s, {FinishCause::kStopToken, absl::OkStatus()}, token);
+  } else if (s->num_tokens() == s->limit_tokens) {
+    End(s, {s->at_limit, absl::OkStatus()});
+  }
+}
+
+// Drops the sequences that ended in this step, and ends those that have nothing to generate and nothing left to judge.
+void EngineCore::DropFinished() {
+  std::erase_if(running_, [this](const std::unique_ptr<Sequence>& s) {
+    if (s->kv.has_value() && s->request.max_tokens == 0 && s->remaining_tokens() <= 0) {
+      End(s.get(), {s->at_limit, absl::OkStatus()});
+    }
+    return !s->kv.has_value();
+  });
+}
+
+}  // namespace dunlin::worker

@@ -1,0 +1,201 @@
+// The middle of a step: how many rows each sequence gets, the pages for them, and the batch.
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "base/check.h"
+#include "worker/engine/engine_core.h"
+
+namespace dunlin::worker {
+
+void EngineCore::PlanRows() {
+  views_.clear();
+  for (const auto& s : running_) {
+    if (!s->decoding() && !s->paused) {
+      const int32_t adopted = pages_.Adopt(s.get());
+      s->num_once_computed = std::max(s->num_once_computed, s->num_computed);
+      if (s->preemptions == 0) {
+        s->cached_prompt_tokens += adopted;
+        stats_.prefix_hit_tokens += static_cast<uint64_t>(adopted);
+      }
+    }
+    RowView v;
+    v.remaining = s->remaining_tokens();
+    v.computed = s->num_computed;
+    v.admitted_step = s->admitted_step;
+    v.last_advanced = s->last_advanced;
+    v.decoding = s->decoding();
+    v.paused = s->paused;
+    views_.push_back(v);
+  }
+  const bool targeted = options_.inter_token_target > absl::ZeroDuration();
+  time_limit_ =
+      targeted ? RowPlanner::TimeLimit(views_, step_time_, options_.inter_token_target) : StepTimeModel::kUnlimited;
+  planner_.Plan(views_, stats_.steps, time_limit_, &plan_);
+  ++stats_.plans;
+}
+
+// Two sequences that would compute the same page in this step: the second one waits and shares the first one's.
+void EngineCore::ClaimRows() {
+  claimant_stopped_ = false;
+  const auto prompts = std::count_if(views_.begin(), views_.end(), [](const RowView& v) { return !v.decoding; });
+  if (!options_.enable_prefix_caching || prompts < 2) return;
+  const auto claim = [this] {
+    bool refused = false;
+    for (size_t i = 0; i < views_.size(); ++i) {
+      if (views_[i].decoding || plan_[i] == 0 || pages_.Claim(*running_[i], plan_[i])) continue;
+      views_[i].blocked = true;
+      plan_[i] = 0;
+      refused = true;
+    }
+    return refused;
+  };
+  if (!claim()) return;
+  // Their rows go to others. More rows may reach into claimed pages; who is refused only now just sits the step out.
+  rows_ = plan_;
+  planner_.Plan(views_, stats_.steps, time_limit_, &plan_);
+  claim();
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    claimant_stopped_ = claimant_stopped_ || (rows_[i] > 0 && plan_[i] == 0 && !views_[i].blocked);
+  }
+}
+
+void EngineCore::ReserveRows() {
+  rows_ = plan_;
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    if (views_[i].decoding) ReserveFor(i);
+  }
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    if (!views_[i].decoding) ReserveFor(i);
+  }
+  for (size_t i = 0; i < rows_.size(); ++i) {  // only now: whoever has rows already may have been preempted since
+    claimant_stopped_ = claimant_stopped_ || (!views_[i].decoding && plan_[i] > 0 && rows_[i] == 0);
+  }
+  if (claimant_stopped_) UnblockRows();
+}
+
+// Nobody waits for a sequence that does not advance: the rows that are left go to those that were to wait, even if one
+// or the other page is computed twice then.
+void EngineCore::UnblockRows() {
+  int32_t left = planner_.limits().max_rows - std::accumulate(rows_.begin(), rows_.end(), 0);
+  for (size_t i = 0; i < rows_.size() && left > 0; ++i) {
+    if (!views_[i].blocked || running_[i] == nullptr) continue;
+    rows_[i] = std::min(left, views_[i].remaining);
+    ReserveFor(i);
+    left -= rows_[i];
+  }
+}
+
+// Pages for the rows of running_[i]: fewer rows for a prompt when that helps, else others give way, else it does
+// itself.
+void EngineCore::ReserveFor(size_t i) {
+  if (running_[i] == nullptr || rows_[i] == 0) return;
+  Sequence* const s = running_[i].get();
+  for (;;) {
+    const int32_t rows = rows_[i] == 1 ? 1 : std::clamp(pages_.AffordableRows(*s), 1, rows_[i]);
+    switch (pages_.Grow(s, rows)) {
+      case kv::ReserveOutcome::kGranted:
+        rows_[i] = rows;
+        return;
+      case kv::ReserveOutcome::kWaitForPins:
+        rows_[i] = 0;
+        return;
+      case kv::ReserveOutcome::kFull:
+        const int32_t victim = victims_.Choose(running_, i, pages_);
+        if (victim < 0) {
+          rows_[i] = 0;
+          return;
+        }
+        Preempt(static_cast<size_t>(victim));
+        if (running_[i] == nullptr) return;
+    }
+  }
+}
+
+// Its full pages are published already, so they stay cached for its return unless somebody needs them.
+void EngineCore::Preempt(size_t i) {
+  std::unique_ptr<Sequence> s = std::move(running_[i]);
+  rows_[i] = 0;
+  pages_.Close(s.get());
+  ++s->preemptions;
+  ++stats_.preemptions;
+  predictor_.OnPreemption();
+  waiting_.Add(std::move(s));
+}
+
+bool EngineCore::BuildBatch() {
+  builder_.Clear();
+  planned_.clear();
+  step_context_ = 0;
+  decodes_only_ = true;
+  if (absl::Status status = pages_.RunMoves(); !status.ok()) {
+    std::erase(running_, nullptr);
+    LoseDevice(status);
+    return false;
+  }
+  for (size_t i = 0; i < rows_.size(); ++i) {
+    if (running_[i] == nullptr) continue;
+    Sequence* const s = running_[i].get();
+    if (rows_[i] > 0 || plan_[i] > 0 || s->paused || views_[i].blocked) s->last_advanced = stats_.steps;
+    decodes_only_ = decodes_only_ && (s->paused || (rows_[i] > 0 && views_[i].decoding));
+    if (rows_[i] > 0) AddToBatch(s, rows_[i]);
+  }
+  std::erase(running_, nullptr);
+  if (planned_.empty()) pages_.EndStep();
+  return !planned_.empty();
+}
+
+void EngineCore::AddToBatch(Sequence* s, int32_t num_rows) {
+  const int32_t end = s->num_computed + num_rows;
+  step_context_ += int64_t{num_rows} * s->num_computed + int64_t{num_rows} * num_rows / 2;
+  builder_.AddSequence(
+      std::span(s->tokens).subspan(static_cast<size_t>(s->num_computed), static_cast<size_t>(num_rows)),
+      s->num_computed, pages_.TableOf(*s), !s->decoding());
+  Planned planned{s, num_rows, 0, false};
+  if (s->judges_prompt()) {
+    for (int32_t p = std::max(s->num_computed, s->num_judged); p < end && p + 1 < s->prompt_tokens; ++p) {
+      builder_.AddOutput(p - s->num_computed,
+                         JudgeToken(s->tokens[static_cast<size_t>(p) + 1], p + 1, s->request.num_prompt_logprobs));
+      ++planned.num_judged;
+    }
+  }
+  if (s->request.max_tokens > 0 && end == s->num_tokens()) {
+    builder_.AddOutput(num_rows - 1, s->sampler->Next(end));
+    planned.draws = true;
+  }
+  planned_.push_back(planned);
+}
+
+// The same sequences decode once more without a new plan: nothing ended, nobody waits for the engine, and there are
+// pages for all of them.
+bool EngineCore::GoOnDecoding() {
+  if (!decodes_only_ || clock_->Now() >= next_due_ || (interrupt_ && interrupt_())) return false;
+  int32_t beyond = 0;
+  for (const auto& s : running_) {
+    if (s->paused) continue;
+    const TokenStream& stream = *s->request.stream;
+    if (stream.cancelled() || stream.unread_bytes() > options_.max_unread_bytes) return false;
+    beyond += pages_.PagesBeyond(*s, 1);
+  }
+  if (beyond > pages_.spare()) return false;
+  for (const auto& s : running_) {
+    if (s->paused || pages_.Grow(s.get(), 1) == kv::ReserveOutcome::kGranted) continue;
+    pages_.EndStep();
+    return false;
+  }
+  builder_.Clear();
+  planned_.clear();
+  step_context_ = 0;
+  if (absl::Status status = pages_.RunMoves(); !status.ok()) {
+    LoseDevice(status);
+    return false;
+  }
+  for (const auto& s : running_) {
+    if (!s->paused) AddToBatch(s.get(), 1);
+  }
+  return true;
+}
+
+}  // namespace dunlin::worker
