@@ -21,6 +21,7 @@
 
 #include "kernels/attention_mask.h"
 #include "kernels/dtype.h"
+#include "kernels/kv_rounding.h"
 #include "kernels/paged_kv.h"
 #include "kernels/sampling.h"
 
@@ -94,6 +95,7 @@ struct AttentionInputArgs {
   const float* q_norm = nullptr;  // [head_dim] or nullptr
   const float* k_norm = nullptr;
   const RopeTable* rope = nullptr;
+  KvRounding rounding;  // of this layer's K and V into 8-bit pages
   int layer = 0;
 };
 
@@ -124,8 +126,8 @@ concept TransformerOps = requires(Ops ops, const typename Ops::Matrix& m, const 
   { ops.Embed(m, batch, 1.0f, out) } -> std::same_as<Traffic>;
 
   // h = RmsNorm(x[r]) * norm;  q, k, v = Wq h (+bias), Wk h, Wv h; per-head RmsNorm on q and k where given; RoPE on q
-  // and k; k, v go through the page format into the row's slot, and where the pages have key bounds, those of the pages
-  // that the step completes are written; q [num_rows, num_q_heads * head_dim] stays f32.
+  // and k; k, v go through the page format, as args.rounding says, into the row's slot, and where the pages have key
+  // bounds, those of the pages that the step completes are written; q [num_rows, num_q_heads * head_dim] stays f32.
   // *saturated += values that the page format could not hold.             x: [num_rows, hidden]
   { ops.AttentionInput(input, shape, batch, kv, in, out, saturated) } -> std::same_as<Traffic>;
 

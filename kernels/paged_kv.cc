@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "kernels/kv_rounding.h"
 #include "kernels/quant_format.h"
 
 namespace dunlin::kernels {
@@ -40,26 +41,21 @@ float LoadPlain(KvFormat format, const uint8_t* src) {
 
 // Writes x with `stride` values between consecutive elements. data and scale point at the slot's own first value and
 // scale.
-int StoreVector(KvFormat format, std::span<const float> x, uint8_t* data, size_t stride, uint8_t* scale) {
-  switch (format) {
-    case KvFormat::kE4M3:
-      return QuantizeE4M3(x, data, stride, scale);
-    case KvFormat::kInt8: {
-      float s;
-      const int saturated = QuantizeInt8(x, reinterpret_cast<int8_t*>(data), stride, &s);
-      std::memcpy(scale, &s, sizeof s);
-      return saturated;
-    }
-    case KvFormat::kF16:
-    case KvFormat::kBF16:
-    case KvFormat::kF32: {
-      const size_t bytes = KvValueBytes(format);
-      for (size_t i = 0; i < x.size(); ++i) StorePlain(format, x[i], data + i * stride * bytes);
-      return 0;
-    }
-  }
-  CHECK(false) << "unknown KV format " << static_cast<int>(format);
+int StoreVector(KvFormat format, std::span<const float> x, const KvVectorRounding& rounding, uint8_t* data,
+                size_t stride, uint8_t* scale) {
+  if (KvScaleBytes(format) > 0) return QuantizeHead(format, x, rounding, data, stride, scale);
+  const size_t bytes = KvValueBytes(format);
+  for (size_t i = 0; i < x.size(); ++i) StorePlain(format, x[i], data + i * stride * bytes);
   return 0;
+}
+
+// The part of a layer's rounding that is one head's.
+KvVectorRounding OfHead(const KvVectorRounding& all, size_t head, size_t dim) {
+  KvVectorRounding one = all;
+  if (one.centre != nullptr) one.centre += head * dim;
+  if (one.order != nullptr) one.order += head * dim;
+  if (one.feedback != nullptr) one.feedback += head * KvFeedbackValues(static_cast<int>(dim));
+  return one;
 }
 
 void LoadVector(KvFormat format, const uint8_t* data, size_t stride, const uint8_t* scale, std::span<float> out) {
@@ -189,17 +185,22 @@ int QuantizeInt8(std::span<const float> x, int8_t* codes, size_t stride, float* 
 }
 
 int AppendToken(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v) {
+  return AppendToken(layout, page, layer, slot, k, v, KvRounding{});
+}
+
+int AppendToken(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v,
+                const KvRounding& rounding) {
   DCHECK(layer >= 0 && layer < layout.num_layers && slot >= 0 && slot < layout.page_tokens);
   const auto dim = static_cast<size_t>(layout.head_dim);
   const auto token = static_cast<size_t>(slot);
   int saturated = 0;
   for (int head = 0; head < layout.num_kv_heads; ++head) {
     const size_t at = static_cast<size_t>(head) * dim;
-    saturated += StoreVector(layout.k_format, {k + at, dim},
+    saturated += StoreVector(layout.k_format, {k + at, dim}, OfHead(rounding.k, static_cast<size_t>(head), dim),
                              page + layout.KOffset(layer, head) + token * KvValueBytes(layout.k_format),
                              static_cast<size_t>(layout.page_tokens),
                              page + layout.KScaleOffset(layer, head) + token * KvScaleBytes(layout.k_format));
-    saturated += StoreVector(layout.v_format, {v + at, dim},
+    saturated += StoreVector(layout.v_format, {v + at, dim}, OfHead(rounding.v, static_cast<size_t>(head), dim),
                              page + layout.VOffset(layer, head) + token * dim * KvValueBytes(layout.v_format), 1,
                              page + layout.VScaleOffset(layer, head) + token * KvScaleBytes(layout.v_format));
   }

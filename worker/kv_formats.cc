@@ -25,4 +25,10 @@ absl::StatusOr<KvFormats> ParseKvFormats(absl::string_view word) {
       absl::StrCat("--kv-cache-dtype ", word, ": allowed are auto, fp8, fp8_e4m3, int8, int8_fp8, bf16 and f16"));
 }
 
+absl::StatusOr<KvRoundingMode> ParseKvRounding(absl::string_view word) {
+  if (word == "nearest") return KvRoundingMode::kNearest;
+  if (word == "compensated") return KvRoundingMode::kCompensated;
+  return absl::InvalidArgumentError(absl::StrCat("--kv-rounding ", word, ": allowed are nearest and compensated"));
+}
+
 }  // namespace dunlin::worker

@@ -60,6 +60,7 @@ struct RunnerInfo {
   int max_rows = 0;  // rows of one step
   int threads = 0;
   uint64_t weight_bytes = 0;                   // packed
+  uint64_t kv_rounding_id = 0;                 // pages of runners with different ids hold different values
   double peak_bandwidth_bytes_per_second = 0;  // measured at start; 0 = not measured
   int32_t host_slots = 0;                      // whole-page records of the host tier; 0 = no host tier
   double host_bandwidth_bytes_per_second = 0;  // of bringing pages back from it, measured at start; 0 = not measured

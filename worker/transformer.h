@@ -46,6 +46,7 @@ struct Network {
   kernels::FfnActivation activation = kernels::FfnActivation::kSilu;
   kernels::AttentionShape attention;
   kernels::RopeTable rope;
+  std::vector<kernels::KvRounding> kv_rounding;  // per layer; empty: to nearest
 };
 
 // Scratch of one step; rows = rows of the batch.
@@ -78,6 +79,7 @@ kernels::Traffic ForwardStep(Ops& ops, const Network& net, const Weights<typenam
     input.q_norm = pointer(w.q_norm);
     input.k_norm = pointer(w.k_norm);
     input.rope = &net.rope;
+    if (!net.kv_rounding.empty()) input.rounding = net.kv_rounding[layer];
     input.layer = static_cast<int>(layer);
     traffic += ops.AttentionInput(input, net.attention, batch, kv, act.x, act.q, saturated);
     traffic += ops.PagedAttention(net.attention, batch, kv, static_cast<int>(layer), act.q, act.attn);

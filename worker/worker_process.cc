@@ -1,6 +1,7 @@
 #include "worker/worker_process.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -86,6 +87,7 @@ std::string ServedModelName(const dunlin::v1::ServerConfig& config) {
 absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, const ProgressCallback& progress) {
   ASSIGN_OR_RETURN(RunnerOptions options, MakeRunnerOptions(config));
   options.progress = progress;
+  options.say = [](const std::string& line) { std::fprintf(stderr, "dunlin-worker: %s\n", line.c_str()); };
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));

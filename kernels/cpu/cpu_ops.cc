@@ -224,7 +224,8 @@ Traffic CpuOps::AttentionInput(const AttentionInputArgs<Matrix>& args, const Att
       FinishRow(args, shape, batch.positions[r], q + Index(r) * Index(q_width), k_row, v_row);
       const int token = sequence.context_tokens + static_cast<int>(r) - sequence.first_row;
       uint8_t* page = kv.page(sequence.pages[token / kv.layout.page_tokens]);
-      count += kernels_->append_token(kv.layout, page, args.layer, token % kv.layout.page_tokens, k_row, v_row);
+      count += kernels_->append_token(kv.layout, page, args.layer, token % kv.layout.page_tokens, k_row, v_row,
+                                      args.rounding);
     }
     total_saturated.fetch_add(count, std::memory_order_relaxed);
     if (!kv.layout.has_key_bounds()) return;

@@ -253,7 +253,7 @@ Traffic ReferenceOps::AttentionInput(const AttentionInputArgs<Matrix>& args, con
       FinishHeads(args.k_norm, *args.rope, args.eps, position, shape.num_kv_heads, dim, k_row);
       const int token = s.context_tokens + i;
       *saturated += AppendToken(kv.layout, kv.page(s.pages[token / kv.layout.page_tokens]), args.layer,
-                                token % kv.layout.page_tokens, k_row, v_row);
+                                token % kv.layout.page_tokens, k_row, v_row, args.rounding);
       if (kv.layout.has_key_bounds() && (token + 1) % kv.layout.page_tokens == 0) {
         WriteKeyBounds(kv.layout, kv.page(s.pages[token / kv.layout.page_tokens]), args.layer);
       }

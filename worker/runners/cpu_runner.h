@@ -1,17 +1,20 @@
 // The CPU backend as a ModelRunner, and the same network on the plain reference ops.
 // Thread-safety, ownership, errors: as ModelRunner.  Errors of Create: those of the model file; kResourceExhausted when
 // the KV pool does not fit (saying what would); kInvalidArgument for an impossible option, naming it. Cost of Create:
-// one pass over the file; about 0.3 s for measuring the memory's bandwidth (CPU ops only).
+// one pass over the file; about 0.3 s for measuring the memory's bandwidth (CPU ops only); the first time a model is
+// opened with a rounding that needs it, a calibration (kv_rounding/calibrate.h).
 #ifndef DUNLIN_WORKER_RUNNERS_CPU_RUNNER_H_
 #define DUNLIN_WORKER_RUNNERS_CPU_RUNNER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "kernels/paged_kv.h"
 #include "model/gguf/gguf_file.h"
+#include "worker/kv_formats.h"
 #include "worker/memory_budget.h"
 #include "worker/model_runner.h"
 #include "worker/weights.h"
@@ -21,6 +24,8 @@ namespace dunlin::worker {
 struct RunnerOptions {
   kernels::KvFormat k_format = kernels::KvFormat::kE4M3;
   kernels::KvFormat v_format = kernels::KvFormat::kE4M3;
+  // Other than kNearest, with 8-bit pages: the model's calibration is loaded, or made and kept (kv_rounding/).
+  KvRoundingMode kv_rounding = KvRoundingMode::kNearest;
   int page_tokens = 16;   // 8, 16, 32 or 64
   int max_model_len = 0;  // 0 = the model's context
   int max_rows = 256;     // rows of one step
@@ -35,6 +40,8 @@ struct RunnerOptions {
   int attention_top_pages = 0;    // 0 = every page
   bool measure_bandwidth = true;  // off in tests that do not look at it
   LoadProgress progress;          // may be empty
+  // Told one line about each thing worth a log entry; may be empty.
+  std::function<void(const std::string&)> say;
 };
 
 // `file` is read during the call only.

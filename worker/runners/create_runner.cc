@@ -122,7 +122,8 @@ absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& optio
         absl::StrFormat("--swap-space-bytes %d: holds no page of %d bytes", options.swap_bytes, layout.page_bytes));
   }
   ASSIGN_OR_RETURN(std::unique_ptr<SwapArena> swap,
-                   SwapArena::Create({layout.page_bytes, info->host_slots, LayoutId(layout), options.swap_directory}));
+                   SwapArena::Create({layout.page_bytes, info->host_slots, LayoutId(layout) ^ info->kv_rounding_id,
+                                      options.swap_directory}));
   if (options.measure_bandwidth) {
     std::vector<uint8_t> page(layout.page_bytes);
     absl::Duration best = absl::InfiniteDuration();

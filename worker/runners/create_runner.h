@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "kernels/paged_kv.h"
 #include "model/model_config.h"
+#include "worker/kv_rounding/prepare.h"
 #include "worker/memory_budget.h"
 #include "worker/runners/cpu_runner.h"
 #include "worker/runners/kv_arena.h"
@@ -47,8 +48,14 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
   RETURN_IF_ERROR(PlanPages(options, layout, file.file_bytes()).status());
 
   typename TransformerRunner<Ops>::Parts parts;
-  ASSIGN_OR_RETURN(parts.weights, WeightLoader<Ops>(ops.get(), &file, options.progress).Load(config));
-  info.weight_bytes = packed_bytes(*ops);
+  parts.ops = std::move(ops);
+  ASSIGN_OR_RETURN(parts.weights, WeightLoader<Ops>(parts.ops.get(), &file, options.progress).Load(config));
+  info.weight_bytes = packed_bytes(*parts.ops);
+  if (options.kv_rounding != KvRoundingMode::kNearest) {
+    parts.kv_rounding = PrepareKvRounding(file, config, {options.kv_rounding, options.k_format, options.v_format},
+                                          options.say, parts.ops.get(), parts.weights);
+  }
+  info.kv_rounding_id = parts.kv_rounding.id();
   ASSIGN_OR_RETURN(const KvPoolPlan plan, PlanPages(options, layout, info.weight_bytes));
   info.num_pages = plan.pages;
   ASSIGN_OR_RETURN(parts.arena, KvArena::Create(layout, info.num_pages));
@@ -59,13 +66,13 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile&
   parts.network.attention.sinks = options.attention_sinks;
   parts.network.attention.top_pages = options.attention_top_pages;
   parts.network.rope = parts.rope.Table(config);
+  parts.network.kv_rounding = parts.kv_rounding.Layers();
   info.vocab_size = config.vocab_size;
   info.max_model_len = options.max_model_len;
   info.page_tokens = options.page_tokens;
   info.page_bytes = layout.page_bytes;
   info.max_rows = options.max_rows;
   parts.info = std::move(info);
-  parts.ops = std::move(ops);
   return std::make_unique<TransformerRunner<Ops>>(std::move(parts));
 }
 

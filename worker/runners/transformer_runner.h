@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "kernels/ops.h"
+#include "worker/kv_rounding/rounding_tables.h"
 #include "worker/model_runner.h"
 #include "worker/runners/kv_arena.h"
 #include "worker/runners/swap_arena.h"
@@ -35,6 +36,7 @@ class TransformerRunner final : public ModelRunner {
     Weights<typename Ops::Matrix> weights;
     Network network;  // rope pointers are set by the runner
     RopeAngles rope;
+    KvRoundingTables kv_rounding;  // what network.kv_rounding points into
     KvArena arena;
     std::unique_ptr<SwapArena> swap;  // nullptr = no host tier
     RunnerInfo info;

@@ -19,6 +19,7 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   RunnerOptions options;
   options.k_format = kv.k;
   options.v_format = kv.v;
+  ASSIGN_OR_RETURN(options.kv_rounding, ParseKvRounding(config.kv_rounding()));
   options.page_tokens = static_cast<int>(config.block_size());
   options.max_rows = static_cast<int>(config.max_num_batched_tokens());
   options.max_num_seqs = static_cast<int>(config.max_num_seqs());

@@ -11,6 +11,7 @@
 
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/packed_matrix.h"
+#include "kernels/kv_rounding.h"
 #include "kernels/ops.h"
 #include "kernels/paged_kv.h"
 
@@ -109,7 +110,8 @@ struct KernelTable {
   // out[i] = act(gate[i]) * up[i].
   void (*gate)(FfnActivation activation, const float* gate, const float* up, int n, float* out);
   // One token's K and V of one layer into its slot; the same bits as AppendToken. Returns saturated values.
-  int (*append_token)(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v);
+  int (*append_token)(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v,
+                      const KvRounding& rounding);
   // q[i] *= factor.
   void (*scale)(float factor, int n, const float* from, float* to);
 

@@ -1,14 +1,18 @@
 // Paged attention and the append path: against the plain reference on the same pages, and bit for bit across batches,
 // page orders, threads and instruction set families.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/kv_rounding.h"
 #include "kernels/reference/reference_ops.h"
 #include "tests/kernels/op_cases.h"
 
@@ -130,6 +134,36 @@ TEST_P(AttentionTest, ARowIsTheSameBitsInAnyChunkPageOrderThreadsAndFamily) {
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest, ::testing::ValuesIn(kAttentionCases),
                          [](const ::testing::TestParamInfo<AttentionCase>& i) { return std::string(i.param.name); });
 
+// A layer's rounding of one of K and V: random centres, orders and feedback of a random metric.
+struct RandomRounding {
+  std::vector<float> centre, feedback;
+  std::vector<uint16_t> order;
+  KvVectorRounding view() const { return {centre.data(), order.data(), feedback.data()}; }
+};
+
+RandomRounding MakeRounding(int heads, int dim, float scale, Random* random) {
+  RandomRounding r;
+  r.centre = random->Normals(static_cast<size_t>(heads * dim), scale);
+  for (int h = 0; h < heads; ++h) {
+    const auto n = static_cast<size_t>(dim);
+    std::vector<double> metric(n * n);
+    for (int sample = 0; sample < 16; ++sample) {
+      const std::vector<float> q = random->Normals(n);
+      for (size_t i = 0; i < n; ++i) {
+        for (size_t j = 0; j < n; ++j) metric[i * n + j] += double{q[i]} * double{q[j]} + 1.0;
+      }
+    }
+    std::vector<uint16_t> order(n);
+    std::iota(order.begin(), order.end(), uint16_t{0});
+    std::shuffle(order.begin(), order.end(), random->engine());
+    std::vector<float> feedback(KvFeedbackValues(dim));
+    CHECK(MakeKvFeedback(metric, dim, 0.01, order, feedback));
+    r.order.insert(r.order.end(), order.begin(), order.end());
+    r.feedback.insert(r.feedback.end(), feedback.begin(), feedback.end());
+  }
+  return r;
+}
+
 TEST(AppendTest, EveryFamilyWritesTheBitsOfTheDefinition) {
   Random random(7);
   for (const AttentionCase& c : kAttentionCases) {
@@ -155,11 +189,21 @@ TEST(AppendTest, EveryFamilyWritesTheBitsOfTheDefinition) {
       if (round == 7) k[0] = std::numeric_limits<float>::infinity();
       if (round == 10) v[1] = std::numeric_limits<float>::max();
       const int slot = random.Int(0, c.page_tokens - 1);
+      KvRounding rounding;
+      RandomRounding k_rounding, v_rounding;
+      if (round % 3 != 0) {
+        k_rounding = MakeRounding(c.kv_heads, c.head_dim, scale, &random);
+        v_rounding = MakeRounding(c.kv_heads, c.head_dim, scale, &random);
+        if (round % 3 == 1) rounding.k.centre = k_rounding.centre.data();
+        if (round % 3 == 2)
+          rounding = {k_rounding.view(), {nullptr, v_rounding.order.data(), v_rounding.feedback.data()}};
+      }
       std::vector<uint8_t> expected(layout.page_bytes, 0xFF);
-      const int saturated = AppendToken(layout, expected.data(), kLayer, slot, k.data(), v.data());
+      const int saturated = AppendToken(layout, expected.data(), kLayer, slot, k.data(), v.data(), rounding);
       for (Isa isa : SupportedIsas()) {
         std::vector<uint8_t> page(layout.page_bytes, 0xFF);
-        EXPECT_EQ(GetKernels(isa).append_token(layout, page.data(), kLayer, slot, k.data(), v.data()), saturated);
+        EXPECT_EQ(GetKernels(isa).append_token(layout, page.data(), kLayer, slot, k.data(), v.data(), rounding),
+                  saturated);
         ASSERT_EQ(page, expected) << c.name << ' ' << IsaName(isa) << " round " << round;
       }
     }

@@ -15,6 +15,7 @@
 #include "kernels/reference/reference_ops.h"
 #include "model/gguf/gguf_file.h"
 #include "tests/support/golden_prompts.h"
+#include "tests/support/logits_comparison.h"
 #include "tests/support/runner_driver.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_data.h"
@@ -25,10 +26,13 @@ namespace dunlin::worker {
 namespace {
 
 using kernels::KvFormat;
+using testing::LogitRows;
+using testing::LogitsComparison;
 using testing::RunnerDriver;
-using Rows = std::vector<std::vector<float>>;
+using testing::ScoredWindow;
 
-constexpr int kWindows = 6, kWindow = 512, kFirstScored = 256, kScored = 255;
+constexpr int kWindows = 6;
+constexpr ScoredWindow kWindow;  // as the golden data was made
 constexpr int kChunk = 64;
 
 RunnerOptions Options(KvFormat k, KvFormat v) {
@@ -48,51 +52,6 @@ RunnerDriver MakeDriver(ModelRunner* runner) {
   return RunnerDriver(runner, [runner] { return static_cast<TransformerRunner<Ops>*>(runner)->TEST_logits(); });
 }
 
-// Logits of the scored positions of one window, in an empty cache.
-Rows ScoreWindow(RunnerDriver driver, std::span<const int32_t> tokens) {
-  RunnerDriver::Sequence sequence;
-  return driver.Feed(&sequence, tokens, kChunk,
-                     [](int pos) { return pos >= kFirstScored && pos < kFirstScored + kScored; });
-}
-
-double LogSumExp(const std::vector<float>& logits) {
-  double max = -INFINITY, sum = 0.0;
-  for (const float l : logits) max = std::max(max, static_cast<double>(l));
-  for (const float l : logits) sum += std::exp(static_cast<double>(l) - max);
-  return max + std::log(sum);
-}
-
-// Sums over scored positions; KL is KL(f32 || path) in nats.
-struct Comparison {
-  double squared_error = 0, squared_reference = 0, kl = 0, kl_max = 0, nll = 0, reference_nll = 0, max_error_top64 = 0;
-  int positions = 0, same_top = 0;
-
-  void Add(const std::vector<float>& reference, const std::vector<float>& path, int32_t target) {
-    const double lse_r = LogSumExp(reference), lse_p = LogSumExp(path);
-    double kl_here = 0.0;
-    for (size_t i = 0; i < reference.size(); ++i) {
-      const double r = static_cast<double>(reference[i]), p = static_cast<double>(path[i]);
-      squared_error += (p - r) * (p - r);
-      squared_reference += r * r;
-      kl_here += std::exp(r - lse_r) * ((r - lse_r) - (p - lse_p));
-    }
-    kl += kl_here;
-    kl_max = std::max(kl_max, kl_here);
-    nll += lse_p - static_cast<double>(path[static_cast<size_t>(target)]);
-    reference_nll += lse_r - static_cast<double>(reference[static_cast<size_t>(target)]);
-    std::vector<size_t> order(reference.size());
-    for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-    std::partial_sort(order.begin(), order.begin() + 64, order.end(),
-                      [&](size_t a, size_t b) { return reference[a] > reference[b]; });
-    for (size_t i = 0; i < 64; ++i) {
-      max_error_top64 = std::max(
-          max_error_top64, std::fabs(static_cast<double>(path[order[i]]) - static_cast<double>(reference[order[i]])));
-    }
-    same_top += std::max_element(path.begin(), path.end()) - path.begin() == static_cast<std::ptrdiff_t>(order[0]);
-    ++positions;
-  }
-};
-
 struct Bounds {
   double nmse, kl_mean, kl_max, top1, ppl_ratio, top64;
 };
@@ -101,7 +60,7 @@ struct Path {
   KvFormat k, v;
   Bounds bounds;
   std::unique_ptr<ModelRunner> runner;
-  Comparison sum;
+  LogitsComparison sum;
 };
 
 TEST(GoldenFastTest, RoundingCostsNoMoreThanTheGoldenTolerances) {
@@ -126,31 +85,30 @@ TEST(GoldenFastTest, RoundingCostsNoMoreThanTheGoldenTolerances) {
   }
   const std::vector<uint32_t> all = testing::ReadArray<uint32_t>(testing::GoldenPath("ppl_tokens.u32"));
   const std::vector<float> stored_nll = testing::ReadArray<float>(testing::GoldenPath("ppl_nll.f32"));
+  RunnerDriver reference_driver = MakeDriver<kernels::ReferenceOps>(reference.get());
+  const auto num_tokens = size_t{kWindow.tokens};
   for (size_t w = 0; w < kWindows; ++w) {
-    const std::vector<int32_t> tokens(all.begin() + static_cast<std::ptrdiff_t>(w * kWindow),
-                                      all.begin() + static_cast<std::ptrdiff_t>((w + 1) * kWindow));
-    const Rows want = ScoreWindow(MakeDriver<kernels::ReferenceOps>(reference.get()), tokens);
-    ASSERT_EQ(want.size(), size_t{kScored});
+    const std::vector<int32_t> tokens(all.begin() + static_cast<std::ptrdiff_t>(w * num_tokens),
+                                      all.begin() + static_cast<std::ptrdiff_t>((w + 1) * num_tokens));
+    const LogitRows want = ScoreWindow(&reference_driver, kWindow, tokens);
     for (size_t i = 0; i < want.size(); ++i) {
-      const double nll =
-          LogSumExp(want[i]) - static_cast<double>(want[i][static_cast<size_t>(tokens[kFirstScored + 1 + i])]);
-      ASSERT_NEAR(nll, stored_nll[w * kScored + i], 2e-3) << "window " << w << " target " << i;
+      const auto target = static_cast<size_t>(tokens[size_t{kWindow.first_scored} + 1 + i]);
+      const double nll = testing::LogSumExp(want[i]) - static_cast<double>(want[i][target]);
+      ASSERT_NEAR(nll, stored_nll[w * want.size() + i], 2e-3) << "window " << w << " target " << i;
     }
     for (Path& p : paths) {
-      const Rows got = ScoreWindow(MakeDriver<kernels::cpu::CpuOps>(p.runner.get()), tokens);
-      for (size_t i = 0; i < got.size(); ++i) p.sum.Add(want[i], got[i], tokens[kFirstScored + 1 + i]);
+      RunnerDriver driver = MakeDriver<kernels::cpu::CpuOps>(p.runner.get());
+      p.sum.AddWindow(kWindow, want, ScoreWindow(&driver, kWindow, tokens), tokens);
     }
   }
   for (const Path& p : paths) {
-    const Comparison& s = p.sum;
-    const double n = s.positions;
-    const double nmse = s.squared_error / s.squared_reference, top1 = s.same_top / n;
-    const double ratio = std::exp((s.nll - s.reference_nll) / n);
+    const LogitsComparison& s = p.sum;
+    const double nmse = s.nmse(), top1 = s.top1(), ratio = s.perplexity_ratio();
     std::printf("%-30s NMSE %.2e  KL mean %.2e max %.2e  top-1 %.4f  PPL %.3f ratio %.5f  top-64 %.2f\n", p.name, nmse,
-                s.kl / n, s.kl_max, top1, std::exp(s.nll / n), ratio, s.max_error_top64);
+                s.kl_mean(), s.kl_max, top1, s.perplexity(), ratio, s.max_error_top64);
     SCOPED_TRACE(p.name);
     EXPECT_TRUE(nmse <= p.bounds.nmse) << nmse;
-    EXPECT_TRUE(s.kl / n <= p.bounds.kl_mean) << s.kl / n;
+    EXPECT_TRUE(s.kl_mean() <= p.bounds.kl_mean) << s.kl_mean();
     EXPECT_TRUE(s.kl_max <= p.bounds.kl_max) << s.kl_max;
     EXPECT_TRUE(top1 >= p.bounds.top1) << top1;
     EXPECT_TRUE(ratio <= p.bounds.ppl_ratio) << ratio;

@@ -1,0 +1,95 @@
+// From a model and a wish to rounding tables: the calibration as it was kept or, where there is none that fits,
+// measured now and kept. Thread-safety: start-up only.  Errors: none: a model whose calibration cannot be had is served
+// all the same, rounded to nearest, and `say` (may be empty) is told.  Cost: a file read, or what calibrate.h says.
+#ifndef DUNLIN_WORKER_KV_ROUNDING_PREPARE_H_
+#define DUNLIN_WORKER_KV_ROUNDING_PREPARE_H_
+
+#include <algorithm>
+#include <functional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/time.h"
+#include "base/clock.h"
+#include "base/status_macros.h"
+#include "kernels/kv_rounding.h"
+#include "model/architectures.h"
+#include "model/gguf/gguf_file.h"
+#include "model/model_config.h"
+#include "worker/kv_formats.h"
+#include "worker/kv_rounding/calibrate.h"
+#include "worker/kv_rounding/calibration.h"
+#include "worker/kv_rounding/calibration_file.h"
+#include "worker/kv_rounding/rounding_tables.h"
+#include "worker/kv_rounding/statistics.h"
+#include "worker/transformer.h"
+#include "worker/weights.h"
+
+namespace dunlin::worker {
+
+struct KvRoundingWish {
+  KvRoundingMode mode;
+  kernels::KvFormat k_format;
+  kernels::KvFormat v_format;
+};
+
+template <typename Ops>
+absl::StatusOr<KvCalibration> MeasureCalibration(const model::GgufFile& file, const model::ModelConfig& config,
+                                                 Ops* ops, const Weights<typename Ops::Matrix>& weights) {
+  const int positions =
+      std::min(getenv("KVPOS") ? atoi(getenv("KVPOS")) : kCalibrationPositions, config.context_tokens);
+  const RopeAngles rope = ComputeRopeAngles(config, positions);
+  Network net = DescribeNetwork(config);
+  net.rope = rope.Table(config);
+  KvStatistics statistics({config.num_layers, config.num_kv_heads, config.head_dim}, config.num_q_heads, net.rope,
+                          positions);
+  RETURN_IF_ERROR(KvCalibrator<Ops>(ops, &net, &weights, positions).Run(&statistics));
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    ASSIGN_OR_RETURN(const model::LayerTensors t, model::FindLayerTensors(file.gguf(), config, layer));
+    statistics.AddOutputMatrix(layer, *t.o);
+    file.DropPages(t.o->data);
+  }
+  return statistics.Finish();
+}
+
+template <typename Ops>
+KvRoundingTables PrepareKvRounding(const model::GgufFile& file, const model::ModelConfig& config,
+                                   const KvRoundingWish& wish, const std::function<void(const std::string&)>& tell,
+                                   Ops* ops, const Weights<typename Ops::Matrix>& weights) {
+  if (kernels::KvScaleBytes(wish.k_format) == 0 && kernels::KvScaleBytes(wish.v_format) == 0) return {};
+  const auto say = [&tell](const std::string& line) {
+    if (tell) tell(line);
+  };
+  if (config.head_dim > kernels::kMaxRoundedDim) {
+    say(absl::StrCat("heads of ", config.head_dim, " values: K and V are rounded to nearest"));
+    return {};
+  }
+  const auto make_tables =
+      [&wish](const absl::StatusOr<KvCalibration>& calibration) -> absl::StatusOr<KvRoundingTables> {
+    RETURN_IF_ERROR(calibration.status());
+    return KvRoundingTables::Create(*calibration, wish.k_format, wish.v_format, wish.mode);
+  };
+  const CalibrationFile kept(file.path(), ModelFingerprint(file, config));
+  absl::StatusOr<KvRoundingTables> tables =
+      make_tables(kept.Load({config.num_layers, config.num_kv_heads, config.head_dim}));
+  if (tables.ok()) return *std::move(tables);
+  say(absl::StrCat("calibrating the rounding of K and V (", tables.status().message(), ")"));
+  const absl::Time begin = Clock::Real()->Now();
+  const absl::StatusOr<KvCalibration> measured = MeasureCalibration(file, config, ops, weights);
+  tables = make_tables(measured);
+  if (!tables.ok()) {
+    say(absl::StrCat("no calibration, so K and V are rounded to nearest: ", tables.status().message()));
+    return {};
+  }
+  const absl::StatusOr<std::string> path = kept.Save(*measured);
+  say(absl::StrFormat("calibrated in %.1f s; %s", absl::ToDoubleSeconds(Clock::Real()->Now() - begin),
+                      path.ok() ? absl::StrCat("kept in ", *path)
+                                : absl::StrCat("it will be done again at the next start: ", path.status().message())));
+  return *std::move(tables);
+}
+
+}  // namespace dunlin::worker
+
+#endif  // DUNLIN_WORKER_KV_ROUNDING_PREPARE_H_
