@@ -4,7 +4,8 @@
 // Errors: kFull / kWaitForPins are expected outcomes, returned as values; a broken invariant CHECK-fails.
 // Transactions: a call that does not succeed leaves everything bit-identical (DebugSnapshot). Cost: O(pages touched),
 // no allocation after Create except a sequence's own table when a slot is first opened and the root of a new namespace.
-// Source: ours (FORMAT.md for the page format; the reasoning is at the top of prefix_index.h and page_pool.h).
+// Source: ours (FORMAT.md for the page format; the reasoning is at the top of kv_store_impl.h, prefix_index.h and
+// eviction_queue.h).
 #ifndef DUNLIN_KVSTORE_KV_STORE_H_
 #define DUNLIN_KVSTORE_KV_STORE_H_
 

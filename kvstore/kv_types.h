@@ -17,7 +17,7 @@ enum class ReserveOutcome : uint8_t {
 };
 
 enum class EvictionPolicy : uint8_t {
-  kGreedyDual,  // frequency with ageing (prefix_index.h)
+  kGreedyDual,  // frequency with ageing (eviction_queue.h)
   kLru,         // the baseline that benchmarks compare with
 };
 

@@ -71,8 +71,6 @@ class PagePool {
   int32_t ref_count(PageId page) const { return Refs(meta_[Index(page)]); }  // pins among them
   int32_t pins(PageId page) const { return Pins(meta_[Index(page)]); }
   int32_t num_pages() const { return static_cast<int32_t>(meta_.size()); }
-  // Pages that only pins keep from being available.
-  int32_t waiting_for_pins() const { return waiting_for_pins_; }
   int32_t available() const { return blank_size_ + cached_.size(); }
   int32_t available_without_pins() const { return available() + waiting_for_pins_; }  // if all pins went
   PageId Weakest() const { return static_cast<PageId>(cached_.Weakest()); }           // -1 when no page is cached

@@ -70,7 +70,8 @@ std::string PrefixIndex::CheckNamespaces() const {
       if (at >= 0) at = nodes_[I(at)].next_sibling;
     }
   }
-  if (total != size_ || named != num_roots() || static_cast<size_t>(named) + free_roots_.size() != roots_.size()) {
+  if (total != size_ || named != num_roots() ||
+      named + static_cast<int32_t>(free_roots_.size()) != static_cast<int32_t>(roots_.size())) {
     return absl::StrCat("namespaces: ", total, " of ", size_, " nodes reached from ", named, " roots of ", num_roots());
   }
   return "";
