@@ -118,6 +118,10 @@ ReserveOutcome PagedKvStore::Reserve(SequenceId seq, int32_t computed, int32_t n
   const int32_t first = computed / page_tokens_;
   const int32_t last = num_tokens > computed ? needed : first;
   const int32_t old_last = std::min(last, had);
+  if (needed == had && last - first == 1 && MayWrite(s.table.page(first))) {
+    ExtendWriteSet(&s, first, last);  // the next token of a decoding sequence
+    return ReserveOutcome::kGranted;
+  }
   auto fresh = static_cast<size_t>(std::max(needed - had, 0));
   int32_t only_pinned = 0;  // pages to replace that could be written but for their pins
   for (int32_t i = first; i < old_last; ++i) {

@@ -97,6 +97,9 @@ void EngineCore::Add(NewSequence request, absl::Time arrival) {
   s->request = std::move(request);
   s->tokens = std::move(s->request.prompt);
   s->prompt_tokens = s->num_tokens();
+  s->stream = s->request.stream.get();
+  s->generates = s->request.max_tokens > 0;
+  s->judges_prompt = s->request.num_prompt_logprobs >= 0;
   s->arrival = arrival;
   s->number = ++arrivals_;
   s->tenant = tenants_.Acquire(s->request.tenant);
@@ -111,7 +114,12 @@ void EngineCore::Add(NewSequence request, absl::Time arrival) {
 
 bool EngineCore::Prepare() {
   Reap(clock_->Now());
+  const size_t running = running_.size();
   Admit(clock_->Now());
+  if (decodes_only_ && running_.size() == running && DecodeAgain()) {
+    ++stats_.plans;
+    return true;
+  }
   if (!running_.empty()) {
     PlanRows();
     ClaimRows();
@@ -125,9 +133,8 @@ bool EngineCore::Prepare() {
 }
 
 void EngineCore::Execute() {
-  const size_t ended = ended_.size();
   for (int step = 1; RunStep(); ++step) {
-    if (step == options_.num_scheduler_steps || ended_.size() != ended || !GoOnDecoding()) return;
+    if (step == options_.num_scheduler_steps || !GoOnDecoding()) return;
   }
 }
 

@@ -102,6 +102,7 @@ class EngineCore {
   bool BuildBatch();
   void AddToBatch(Sequence* sequence, int32_t num_rows);
   bool GoOnDecoding();
+  bool DecodeAgain();
   // engine_core_absorb.cc: what a step brought.
   bool RunStep();
   void Absorb(absl::Time now);
@@ -142,7 +143,7 @@ class EngineCore {
   Victims victims_;
   int32_t time_limit_ = 0;         // rows of the step by the step-time model
   bool claimant_stopped_ = false;  // somebody may wait for a sequence that does not advance in this step
-  bool decodes_only_ = false;      // every sequence that is not paused decodes
+  bool decodes_only_ = false;      // every sequence that is not paused decoded, and nobody ended or paused since
   std::vector<RowView> views_;     // of running_
   std::vector<int32_t> plan_;      // rows by the planner,
   std::vector<int32_t> rows_;      // and what came of them

@@ -60,13 +60,13 @@ void EngineCore::AbsorbSequence(const Planned& p, size_t first_output, absl::Tim
   s->num_computed += p.num_rows;
   if (s->request.cache_write && fills_page) pages_.Publish(s);
   for (int32_t i = 0; i < p.num_judged; ++i) {
-    s->request.stream->PushPromptLogprob(LogprobOf(result_.outputs[first_output + static_cast<size_t>(i)]));
+    s->stream->PushPromptLogprob(LogprobOf(result_.outputs[first_output + static_cast<size_t>(i)]));
   }
   s->num_judged += p.num_judged;
   if (p.draws) {
     AppendToken(s, result_.outputs[first_output + static_cast<size_t>(p.num_judged)], now);
   } else if (is_news) {
-    s->request.stream->PushProgress(static_cast<uint32_t>(s->num_computed));
+    s->stream->PushProgress(static_cast<uint32_t>(s->num_computed));
   }
 }
 
@@ -99,9 +99,9 @@ void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, a
   s->last_token = now;
   if (s->request.num_logprobs >= 0) {
     const TokenLogprob logprob = LogprobOf(output);
-    s->request.stream->PushToken(token, &logprob);
+    s->stream->PushToken(token, &logprob);
   } else {
-    s->request.stream->PushToken(token, nullptr);
+    s->stream->PushToken(token, nullptr);
   }
   if (may_end && EndsGeneration(*s, token, options_)) {
     End(s, {FinishCause::kEos, absl::OkStatus()});
@@ -116,7 +116,7 @@ void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, a
 // Drops the sequences that ended in this step, and ends those that have nothing to generate and nothing left to judge.
 void EngineCore::DropFinished() {
   std::erase_if(running_, [this](const std::unique_ptr<Sequence>& s) {
-    if (s->kv.has_value() && s->request.max_tokens == 0 && s->remaining_tokens() <= 0) {
+    if (s->kv.has_value() && !s->generates && s->remaining_tokens() <= 0) {
       End(s.get(), {s->at_limit, absl::OkStatus()});
     }
     return !s->kv.has_value();

@@ -32,8 +32,10 @@ void EngineCore::Reap(absl::Time now) {
       now, [&](Sequence* s) { return Judge(s, now, options_); },
       [&](Sequence* s, Verdict verdict) { End(s, std::move(verdict)); });
   std::erase_if(running_, [&](const std::unique_ptr<Sequence>& s) {
+    const bool was_paused = s->paused;
     std::optional<Verdict> verdict = Judge(s.get(), now, options_);
     next_due_ = std::min(next_due_, s->due);
+    decodes_only_ = decodes_only_ && s->paused == was_paused;
     if (!verdict.has_value()) return false;
     End(s.get(), *std::move(verdict));
     return true;

@@ -36,6 +36,7 @@ SequenceTiming TimingOf(const Sequence& s, absl::Time now) {
 
 void EngineCore::End(Sequence* s, Verdict verdict, int32_t stop_token) {
   const absl::Time now = clock_->Now();
+  decodes_only_ = false;
   if (s->kv.has_value()) pages_.Close(s);
   tenants_.Release(s->tenant);
   if (!s->was_admitted()) ++num_left_queue_;

@@ -143,6 +143,7 @@ bool EngineCore::BuildBatch() {
     if (rows_[i] > 0) AddToBatch(s, rows_[i]);
   }
   std::erase(running_, nullptr);
+  decodes_only_ = decodes_only_ && !planned_.empty();
   if (planned_.empty()) pages_.EndStep();
   return !planned_.empty();
 }
@@ -154,47 +155,50 @@ void EngineCore::AddToBatch(Sequence* s, int32_t num_rows) {
       std::span(s->tokens).subspan(static_cast<size_t>(s->num_computed), static_cast<size_t>(num_rows)),
       s->num_computed, pages_.TableOf(*s), !s->decoding());
   Planned planned{s, num_rows, 0, false};
-  if (s->judges_prompt()) {
+  if (s->judges_prompt) {
     for (int32_t p = std::max(s->num_computed, s->num_judged); p < end && p + 1 < s->prompt_tokens; ++p) {
       builder_.AddOutput(p - s->num_computed,
                          JudgeToken(s->tokens[static_cast<size_t>(p) + 1], p + 1, s->request.num_prompt_logprobs));
       ++planned.num_judged;
     }
   }
-  if (s->request.max_tokens > 0 && end == s->num_tokens()) {
+  if (s->generates && end == s->num_tokens()) {
     builder_.AddOutput(num_rows - 1, s->sampler->Next(end));
     planned.draws = true;
   }
   planned_.push_back(planned);
 }
 
-// The same sequences decode once more without a new plan: nothing ended, nobody waits for the engine, and there are
-// pages for all of them.
+// Between the steps of one plan: whether nobody needs the engine and the same sequences can decode once more.
 bool EngineCore::GoOnDecoding() {
   if (!decodes_only_ || clock_->Now() >= next_due_ || (interrupt_ && interrupt_())) return false;
-  int32_t beyond = 0;
-  for (const auto& s : running_) {
-    if (s->paused) continue;
-    const TokenStream& stream = *s->request.stream;
+  for (const Planned& p : planned_) {
+    const TokenStream& stream = *p.sequence->stream;
     if (stream.cancelled() || stream.unread_bytes() > options_.max_unread_bytes) return false;
-    beyond += pages_.PagesBeyond(*s, 1);
   }
+  return DecodeAgain();
+}
+
+// The last step only decoded, and every sequence of it would get its row again: its batch, one token further. False,
+// and the plan is to be made anew, when there are not pages for all.
+bool EngineCore::DecodeAgain() {
+  int32_t beyond = 0;
+  for (const Planned& p : planned_) beyond += pages_.PagesBeyond(*p.sequence, 1);
   if (beyond > pages_.spare()) return false;
-  for (const auto& s : running_) {
-    if (s->paused || pages_.Grow(s.get(), 1) == kv::ReserveOutcome::kGranted) continue;
+  for (const Planned& p : planned_) {
+    if (pages_.Grow(p.sequence, 1) == kv::ReserveOutcome::kGranted) continue;
     pages_.EndStep();
     return false;
   }
-  builder_.Clear();
-  planned_.clear();
-  step_context_ = 0;
   if (absl::Status status = pages_.RunMoves(); !status.ok()) {
     LoseDevice(status);
     return false;
   }
-  for (const auto& s : running_) {
-    if (!s->paused) AddToBatch(s.get(), 1);
+  for (size_t i = 0; i < planned_.size(); ++i) {
+    const Sequence& s = *planned_[i].sequence;
+    builder_.Advance(i, s.tokens.back(), pages_.TableOf(s), s.sampler->Next(s.num_tokens()));
   }
+  step_context_ += static_cast<int64_t>(planned_.size());
   return true;
 }
 

@@ -30,7 +30,7 @@ EngineStats EngineCore::stats() const {
 std::string EngineCore::CheckInvariants() const {
   for (const auto& s : running_) {
     if (s == nullptr || !s->kv.has_value()) return "running: a sequence that ended";
-    const int32_t limit = s->limit_tokens + (s->request.max_tokens == 0 ? 1 : 0);
+    const int32_t limit = s->limit_tokens + (s->generates ? 0 : 1);
     if (s->num_computed > s->num_tokens() || s->remaining_tokens() < 1 || s->num_tokens() >= limit) {
       return absl::StrCat("progress: ", s->num_computed, " of ", s->num_tokens(), " tokens, limit ", s->limit_tokens);
     }

@@ -19,53 +19,52 @@
 namespace dunlin::worker {
 
 struct Sequence {
-  NewSequence request;
+  // What every step looks at comes first and lies together: with hundreds of sequences it is memory that costs.
+  TokenStream* stream = nullptr;  // request.stream
+  absl::Time due;                 // when its deadline or max_time passes
+  std::vector<int32_t> tokens;    // the prompt, then what was drawn
   int32_t prompt_tokens = 0;
   int32_t limit_tokens = 0;  // prompt and output together end here
+  bool generates = true;     // max_tokens > 0
+  bool judges_prompt = false;
+  bool paused = false;
   FinishCause at_limit = FinishCause::kLength;
-  std::vector<int32_t> tokens;  // the prompt, then what was drawn
-  TenantId tenant = TenantId{0};
-  uint64_t number = 0;  // of its arrival
   int32_t preemptions = 0;
-
   // Pages (SequencePages). A waiting sequence has none.
-  kv::PrefixHint hint;               // what a waiting one would find
-  uint64_t next_try_step = 0;        // not to be opened on the strength of its hint before
   std::optional<kv::SequenceId> kv;  // while it runs
   int32_t num_pages = 0;             // in its table
   int32_t promised_pages = 0;        // it gets so many for sure
   int32_t outstanding_pages = 0;     // of them, not yet taken
-  int32_t num_computed = 0;          // of tokens, in the pages
   int32_t pages_peak = 0;
-
-  // From the first admission on; a preemption changes nothing here.
-  std::optional<SequenceSampler> sampler;
-  int32_t cached_prompt_tokens = 0;
+  int32_t num_computed = 0;       // of tokens, in the pages
   int32_t num_once_computed = 0;  // the furthest num_computed has been: up to there it is recomputation
   int32_t num_judged = 0;         // prompt tokens handed out with their logprobs
   uint64_t admitted_step = 0;     // when it joined last
   uint64_t last_advanced = 0;     // step that last gave it rows, or in which it could not have any
-  bool paused = false;
-  absl::Time paused_since;
 
-  absl::Time due;  // when its deadline or max_time passes
-  absl::Time arrival, admitted, first_token, last_token;
+  std::optional<SequenceSampler> sampler;  // from the first admission on; a preemption does not change it
+  NewSequence request;                     // its prompt is in tokens
+  TenantId tenant = TenantId{0};
+  uint64_t number = 0;  // of its arrival
+  int32_t cached_prompt_tokens = 0;
+  kv::PrefixHint hint;         // what a waiting one would find
+  uint64_t next_try_step = 0;  // not to be opened on the strength of its hint before
+  absl::Time arrival, admitted, first_token, last_token, paused_since;
   LatencyHistogram itl;
   double bytes_read = 0;
 
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
   int32_t num_generated() const { return num_tokens() - prompt_tokens; }
-  bool judges_prompt() const { return request.num_prompt_logprobs >= 0; }
   bool was_admitted() const { return sampler.has_value(); }
   // Tokens whose rows have to be computed by now: all, but without generation only those that judge a later one.
   int32_t target_tokens() const {
-    if (request.max_tokens > 0) return num_tokens();
-    return judges_prompt() ? prompt_tokens - 1 : 0;
+    if (generates) return num_tokens();
+    return judges_prompt ? prompt_tokens - 1 : 0;
   }
   int32_t remaining_tokens() const { return target_tokens() - num_computed; }
   bool decoding() const { return num_generated() > 0 && remaining_tokens() == 1; }
   // Shared pages may stand in for rows: not while the rows have prompt tokens to judge.
-  bool may_share() const { return request.cache_read && (!judges_prompt() || num_judged >= prompt_tokens - 1); }
+  bool may_share() const { return request.cache_read && (!judges_prompt || num_judged >= prompt_tokens - 1); }
 };
 
 }  // namespace dunlin::worker

@@ -7,7 +7,7 @@
 namespace dunlin::worker {
 
 std::optional<Verdict> Judge(Sequence* s, absl::Time now, const EngineOptions& options) {
-  const TokenStream& stream = *s->request.stream;
+  const TokenStream& stream = *s->stream;
   const bool slow = stream.unread_bytes() > options.max_unread_bytes;
   if (!stream.cancelled() && now < s->due && !slow) {
     s->paused = false;

@@ -34,4 +34,16 @@ void StepBatchBuilder::AddOutput(int32_t row_of_sequence, const kernels::SampleP
   batch_.sample_params.push_back(params);
 }
 
+void StepBatchBuilder::Advance(size_t i, int32_t token, std::span<const int32_t> pages,
+                               const kernels::SampleParams& params) {
+  CHECK(batch_.token_ids.size() == batch_.sequences.size() && batch_.output_rows.size() == batch_.sequences.size());
+  kernels::SequenceSlice& s = batch_.sequences[i];
+  ++s.context_tokens;
+  CHECK_GT(pages.size() * static_cast<size_t>(page_tokens_), static_cast<size_t>(s.context_tokens));
+  s.pages = pages.data();
+  batch_.token_ids[i] = token;
+  ++batch_.positions[i];
+  batch_.sample_params[i] = params;
+}
+
 }  // namespace dunlin::worker

@@ -23,6 +23,8 @@ class StepBatchBuilder {
                    bool prefill);
   // Asks for the output of a row of the sequence added last; rows ascend.
   void AddOutput(int32_t row_of_sequence, const kernels::SampleParams& params);
+  // A batch of one row and one output per sequence: sequence i goes one token further.
+  void Advance(size_t i, int32_t token, std::span<const int32_t> pages, const kernels::SampleParams& params);
   // Valid until Clear.
   const StepBatch& Finish() const { return batch_; }
 

@@ -42,6 +42,33 @@ TEST(StepBatchBuilder, LaysSequencesOutOneAfterAnother) {
   }
 }
 
+TEST(StepBatchBuilder, AdvancesABatchThatOnlyDecodes) {
+  StepBatchBuilder builder(16, 4, 4);
+  const V first{3, 1}, second{7}, second_later{7, 5};
+  builder.AddSequence(V{10}, 6, first, false);
+  builder.AddOutput(0, WithSeed(1));
+  builder.AddSequence(V{20}, 3, second, false);
+  builder.AddOutput(0, WithSeed(2));
+  builder.Advance(0, 11, first, WithSeed(3));
+  builder.Advance(1, 21, second_later, WithSeed(4));
+  const StepBatch& b = builder.Finish();
+  EXPECT_EQ(b.token_ids, (V{11, 21}));
+  EXPECT_EQ(b.positions, (V{7, 4}));
+  EXPECT_EQ(b.sequences[0].context_tokens, 7);
+  EXPECT_EQ(b.sequences[1].context_tokens, 4);
+  EXPECT_EQ(b.sequences[1].pages, second_later.data());
+  EXPECT_EQ(b.sample_params[1].seed, 4u);
+  EXPECT_EQ(b.output_rows, (V{0, 1}));
+}
+
+TEST(StepBatchBuilderDeathTest, OneTokenFurtherNeedsItsPageToo) {
+  StepBatchBuilder builder(16, 4, 4);
+  const V pages{7};
+  builder.AddSequence(V{20}, 3, pages, false);
+  builder.AddOutput(0, WithSeed(2));
+  EXPECT_DEATH(builder.Advance(0, 21, pages, WithSeed(3)), "page_tokens_");
+}
+
 TEST(StepBatchBuilderDeathTest, RowsWithoutAPageAreRefused) {
   StepBatchBuilder builder(16, 4, 4);
   EXPECT_DEATH(builder.AddSequence(V{1, 2}, 7, V{0, 1}, true), "num_pages");
