@@ -26,9 +26,9 @@
 
 namespace dunlin::worker {
 
-inline constexpr int kCalibrationTokens = 512;      // at most; the model's context may hold fewer
-inline constexpr int kCalibrationPositions = 8192;  // at most: what the result stands for
-inline constexpr int kCalibrationPieces = 8;        // texts that it is put together from, written side by side
+inline constexpr int kCalibrationTokens = 512;  // at most; the model's context may hold fewer
+inline constexpr int kCentrePositions = 8192;   // at most: what the keys' mean stands for (statistics.h)
+inline constexpr int kCalibrationPieces = 8;    // texts that it is put together from, written side by side
 
 template <kernels::TransformerOps Ops>
 class KvCalibrator {

@@ -38,14 +38,14 @@ struct KvRoundingWish {
 template <typename Ops>
 absl::StatusOr<KvCalibration> MeasureCalibration(const model::GgufFile& file, const model::ModelConfig& config,
                                                  Ops* ops, const Weights<typename Ops::Matrix>& weights) {
-  const int positions =
-      std::min(getenv("KVPOS") ? atoi(getenv("KVPOS")) : kCalibrationPositions, config.context_tokens);
+  const int tokens = std::min(kCalibrationTokens, config.context_tokens);
+  const int positions = std::min(kCentrePositions, config.context_tokens);
   const RopeAngles rope = ComputeRopeAngles(config, positions);
   Network net = DescribeNetwork(config);
   net.rope = rope.Table(config);
   KvStatistics statistics({config.num_layers, config.num_kv_heads, config.head_dim}, config.num_q_heads, net.rope,
-                          positions);
-  RETURN_IF_ERROR(KvCalibrator<Ops>(ops, &net, &weights, positions).Run(&statistics));
+                          {.centre = positions, .metric = tokens});
+  RETURN_IF_ERROR(KvCalibrator<Ops>(ops, &net, &weights, tokens).Run(&statistics));
   for (int layer = 0; layer < config.num_layers; ++layer) {
     ASSIGN_OR_RETURN(const model::LayerTensors t, model::FindLayerTensors(file.gguf(), config, layer));
     statistics.AddOutputMatrix(layer, *t.o);

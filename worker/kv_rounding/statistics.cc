@@ -83,17 +83,18 @@ MeanTurn::MeanTurn(const kernels::RopeTable& rope, int num_positions, int head_d
 
 }  // namespace
 
-KvStatistics::KvStatistics(const KvShape& shape, int num_q_heads, const kernels::RopeTable& rope, int num_positions)
+KvStatistics::KvStatistics(const KvShape& shape, int num_q_heads, const kernels::RopeTable& rope, const Ranges& ranges)
     : shape_(shape),
       num_q_heads_(num_q_heads),
       rope_(rope),
-      num_positions_(num_positions),
+      ranges_(ranges),
       tokens_(Index(shape.num_layers)),
       k_sum_(shape.vectors()),
       k_metric_(shape.vectors() * Index(shape.head_dim)),
       v_metric_(k_metric_.size()) {
   CHECK_EQ(num_q_heads % shape.num_kv_heads, 0);
-  CHECK_GE(num_positions, 1);
+  CHECK_GE(ranges.centre, 1);
+  CHECK_GE(ranges.metric, 1);
 }
 
 void KvStatistics::AddOuter(const double* x, double* sum) const {
@@ -118,7 +119,6 @@ void KvStatistics::TurnBack(int position, double* x) const {
 }
 
 void KvStatistics::AddToken(int layer, int position, const float* q, const float* k) {
-  CHECK_LT(position, num_positions_);
   const size_t dim = Index(shape_.head_dim), heads = Index(shape_.num_kv_heads), group = Index(num_q_heads_) / heads;
   ++tokens_[Index(layer)];
   std::vector<double> x(dim);
@@ -153,7 +153,8 @@ KvCalibration KvStatistics::Finish() const {
   c.shape = shape_;
   c.num_tokens = tokens_[0];
   const size_t dim = Index(shape_.head_dim);
-  const MeanTurn turn(rope_, num_positions_, shape_.head_dim);
+  const MeanTurn centre_turn(rope_, ranges_.centre, shape_.head_dim);
+  const MeanTurn metric_turn(rope_, ranges_.metric, shape_.head_dim);
   std::vector<double> metric(dim * dim);
   for (size_t head = 0; head < shape_.heads(); ++head) {
     const double n = std::max(1u, tokens_[head / Index(shape_.num_kv_heads)]);
@@ -162,9 +163,9 @@ KvCalibration KvStatistics::Finish() const {
         metric[i * dim + j] = metric[j * dim + i] = k_metric_[(head * dim + i) * dim + j];
     }
     for (size_t i = 0; i < dim; ++i) {
-      c.centre.push_back(static_cast<float>(turn.Vector(&k_sum_[head * dim], i) / n));
+      c.centre.push_back(static_cast<float>(centre_turn.Vector(&k_sum_[head * dim], i) / n));
       for (size_t j = i; j < dim; ++j) {
-        c.k_metric.push_back(static_cast<float>(turn.Metric(metric, i, j) / n));
+        c.k_metric.push_back(static_cast<float>(metric_turn.Metric(metric, i, j) / n));
         c.v_metric.push_back(static_cast<float>(v_metric_[(head * dim + i) * dim + j]));
       }
     }

@@ -1,7 +1,10 @@
 // Gathers what a KvCalibration holds: keys and queries token by token, and the output matrices. Keys and queries are
-// taken as they were before RoPE and, at the end, turned to positions all over a range: a short text then stands for
-// long ones. (A channel pair that turns slowly has a mean worth taking off; of one that turns often within the range
-// little remains, where the mean over the text's own positions would be wrong at the positions after it.)
+// taken as they were before RoPE and, at the end, turned to positions all over a range, one for each of the two:
+//   - The keys' mean is taken off keys at any position, and must not be wrong at those that the text did not reach:
+//   over a
+//     long range a channel pair that turns slowly keeps its mean, one that turns often loses it.
+//   - The queries' moment is a matter of direction within each pair. Over a long range nothing of that remains; over a
+//     short one it holds for the positions near it, and fades beyond.
 // Thread-safety: one thread.  Owns: its sums; borrows the rope table.  Errors: CHECK on shapes.
 // Cost: head_dim^2 / 2 multiply-adds per query head and token, and per query head and row of an output matrix; Finish:
 // head_dim^2 per position.  Source: ours.
@@ -20,8 +23,12 @@ namespace dunlin::worker {
 
 class KvStatistics {
  public:
-  // rope: angles of the positions below num_positions, which the result stands for.
-  KvStatistics(const KvShape& shape, int num_q_heads, const kernels::RopeTable& rope, int num_positions);
+  // The result stands for positions below these; rope has the angles of both ranges and of the tokens.
+  struct Ranges {
+    int centre = 0;
+    int metric = 0;
+  };
+  KvStatistics(const KvShape& shape, int num_q_heads, const kernels::RopeTable& rope, const Ranges& ranges);
 
   // One token of one layer, after RoPE. q: [num_q_heads, head_dim]; k: [num_kv_heads, head_dim].
   void AddToken(int layer, int position, const float* q, const float* k);
@@ -39,7 +46,7 @@ class KvStatistics {
   KvShape shape_;
   int num_q_heads_;
   kernels::RopeTable rope_;
-  int num_positions_;
+  Ranges ranges_;
   std::vector<uint32_t> tokens_;             // per layer
   std::vector<double> k_sum_;                // [layer][kv_head][dim]
   std::vector<double> k_metric_, v_metric_;  // [layer][kv_head][dim][dim], upper triangles
