@@ -56,19 +56,10 @@ AdmissionNeed EngineCore::NeedOf(Sequence* s, int32_t free_pages) {
 
 void EngineCore::Admit(absl::Time now) {
   if (waiting_.empty()) return;
-  int32_t prompts = 0;
-  int64_t remaining = 0;
-  const auto count = [&](const Sequence& s) {
-    if (s.decoding()) return;
-    ++prompts;
-    remaining += s.remaining_tokens();
-  };
-  for (const auto& s : running_) count(*s);
   std::unique_ptr<Sequence> refused;
   absl::Status device;
   waiting_.BeginRound();
-  while (running_.size() < static_cast<size_t>(options_.max_num_seqs) &&
-         planner_.HasRoomForPrompt(prompts, remaining)) {
+  while (running_.size() < static_cast<size_t>(options_.max_num_seqs)) {
     const int32_t free_pages = std::max(0, pages_.spare());
     std::unique_ptr<Sequence> s = waiting_.Next(free_pages, [&](Sequence* w) { return NeedOf(w, free_pages); });
     if (s == nullptr) break;
@@ -79,7 +70,6 @@ void EngineCore::Admit(absl::Time now) {
       break;
     }
     Start(s.get(), now);
-    count(*s);
     running_.push_back(std::move(s));
     device = opened.status();
     if (!device.ok()) break;

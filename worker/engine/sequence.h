@@ -49,6 +49,7 @@ struct Sequence {
   int32_t cached_prompt_tokens = 0;
   kv::PrefixHint hint;         // what a waiting one would find
   uint64_t next_try_step = 0;  // not to be opened on the strength of its hint before
+  int32_t times_passed = 0;    // in the queue, by later ones; kept when it could not join after all
   absl::Time arrival, admitted, first_token, last_token, paused_since;
   LatencyHistogram itl;
   double bytes_read = 0;

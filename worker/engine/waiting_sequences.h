@@ -28,6 +28,7 @@ class WaitingSequences {
     entry.arrival = s->arrival;
     entry.deadline = s->due;
     entry.preempted = s->preemptions > 0;
+    entry.times_passed = s->times_passed;
     num_preempted_ += entry.preempted ? 1 : 0;
     const auto index = static_cast<size_t>(queue_.Add(entry));
     if (index >= sequences_.size()) {
@@ -47,7 +48,9 @@ class WaitingSequences {
     const std::optional<WaitingId> id =
         queue_.Next(free_pages, [&](WaitingId w) { return need(sequences_[static_cast<size_t>(w)].get()); });
     if (!id.has_value()) return nullptr;
-    return Take(static_cast<size_t>(*id));
+    std::unique_ptr<Sequence> s = Take(static_cast<size_t>(*id));
+    s->times_passed = queue_.times_passed(*id);
+    return s;
   }
 
   // Drops those for which `judge` has a verdict, in no particular order, and then calls end(sequence, verdict); not

@@ -50,11 +50,6 @@ class RowPlanner {
   // Tokens per running sequence; 0 = none. step: grows by one per step. time_limit: rows of the step by the model.
   void Plan(std::span<const RowView> running, uint64_t step, int32_t time_limit, std::vector<int32_t>* rows);
 
-  // Whether another prompt may join: fewer than 2P are under way, or all that is left of them fits in one step.
-  bool HasRoomForPrompt(int32_t prompts_under_way, int64_t remaining_tokens) const {
-    return prompts_under_way < 2 * limits_.partial_prefills || remaining_tokens < limits_.max_rows;
-  }
-
   const RowLimits& limits() const { return limits_; }
 
  private:

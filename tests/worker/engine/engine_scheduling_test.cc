@@ -242,6 +242,25 @@ TEST(EngineOrder, AShortPromptGetsItsFirstTokenWithinThreeStepsOfTheIdleCase) {
   }
 }
 
+TEST(EngineOrder, AShortPromptDoesNotWaitForAnyNumberOfLongOnes) {
+  FakeRunnerOptions o;
+  o.max_rows = 256;
+  o.max_model_len = 2000;
+  o.num_pages = 3000;
+  for (int longs : {7, 8, 9, 20}) {
+    CoreHarness h(o);
+    for (int i = 0; i < longs; ++i) h.Submit(Greedy(Prompt(1500, i), 1));
+    for (int i = 0; i < 3; ++i) h.Step();
+    auto brief = h.Submit(Greedy(Prompt(100, 77), 1));
+    int steps = 0;
+    while (brief->tokens.empty()) {
+      h.Step();
+      ASSERT_LE(++steps, 1 + 3) << "beside " << longs;
+    }
+    h.RunToEnd();
+  }
+}
+
 TEST(EngineOrder, PromptChunksKeepToTheInterTokenTarget) {
   FakeClock* clock = nullptr;
   int most_prefill = 0;

@@ -150,13 +150,6 @@ TEST(RowPlanner, OlderPromptsHaveLongerTurns) {
   EXPECT_GT(rows[3], 0);
 }
 
-TEST(RowPlanner, AnotherPromptMayJoinWhileFewAreUnderWayOrLittleIsLeft) {
-  const RowPlanner p(Limits(256));
-  EXPECT_TRUE(p.HasRoomForPrompt(7, 1000000));
-  EXPECT_FALSE(p.HasRoomForPrompt(8, 256));
-  EXPECT_TRUE(p.HasRoomForPrompt(8, 255));
-}
-
 TEST(RowPlannerProperty, KeepsTheBudgetSpendsItAndIsDeterministic) {
   std::mt19937 random(41);
   for (int round = 0; round < 30000; ++round) {

@@ -111,15 +111,8 @@ class SimulatedEngine {
   }
 
   void Admit() {
-    int32_t prompts = 0;
-    int64_t left = 0;
-    for (const auto& s : running_) {
-      if (Decodes(*s)) continue;
-      ++prompts;
-      left += Known(*s) - s->computed;
-    }
     queue_.BeginRound();
-    while (static_cast<int>(running_.size()) < options_.max_running && planner_.HasRoomForPrompt(prompts, left)) {
+    while (static_cast<int>(running_.size()) < options_.max_running) {
       const std::optional<WaitingId> id = queue_.Next(Unpromised(), [this](WaitingId w) {
         return AdmissionNeed{Promised(*waiting_[static_cast<size_t>(w)]), 0};
       });
@@ -129,8 +122,6 @@ class SimulatedEngine {
       s->admitted_step = s->last_advanced = step_;
       if (s->preemptions == 0) counters_.ChargeInput(s->tenant, Of(*s).prompt, 0);
       trace_.push_back(-1 - static_cast<int32_t>(s->request));
-      ++prompts;
-      left += Known(*s);
       running_.push_back(std::move(s));
     }
     queue_.EndRound();
