@@ -12,7 +12,8 @@ static_assert(std::endian::native == std::endian::little, "the file's order is t
 namespace dunlin::worker {
 namespace {
 
-constexpr absl::string_view kMagic = "DNLNKVC1";
+// The digit counts up with every change of the format or of how its numbers are measured.
+constexpr absl::string_view kMagic = "DNLNKVC2";
 constexpr size_t kHeaderBytes = 8 + 8 + 4 * 4;
 
 // The arrays in the order of the file, with their sizes.

@@ -91,7 +91,7 @@ class WorkerMainTest : public ::testing::Test {
     std::ofstream(base_ + ".gguf", std::ios::binary) << testing::BuildTinyLlama(options);
   }
   void TearDown() override {
-    for (const char* end : {".gguf", ".json", ".sock"}) std::remove((base_ + end).c_str());
+    for (const char* end : {".gguf", ".gguf.dunlin-kv", ".json", ".sock"}) std::remove((base_ + end).c_str());
   }
   std::vector<std::string> Flags() const {
     return {"--model",
