@@ -26,9 +26,11 @@
 
 namespace dunlin::worker {
 
-inline constexpr int kCalibrationTokens = 512;  // at most; the model's context may hold fewer
-inline constexpr int kCentrePositions = 8192;   // at most: what the keys' mean stands for (statistics.h)
-inline constexpr int kCalibrationPieces = 8;    // texts that it is put together from, written side by side
+// At most; a model's context may hold fewer.
+inline constexpr int kCalibrationTokens = 512;
+inline constexpr int kCentrePositions = 8192;  // what the keys' mean stands for, and the queries' moment (statistics.h)
+inline constexpr int kMetricPositions = 2048;
+inline constexpr int kCalibrationPieces = 8;  // texts that it is put together from, written side by side
 
 template <kernels::TransformerOps Ops>
 class KvCalibrator {

@@ -13,7 +13,7 @@ namespace dunlin::worker {
 namespace {
 
 // The digit counts up with every change of the format or of how its numbers are measured.
-constexpr absl::string_view kMagic = "DNLNKVC2";
+constexpr absl::string_view kMagic = "DNLNKVC3";
 constexpr size_t kHeaderBytes = 8 + 8 + 4 * 4;
 
 // The arrays in the order of the file, with their sizes.

@@ -2,7 +2,7 @@
 // its output matrices a value's, and how large each channel is. Measured once (calibrate.h), kept in a file
 // (calibration_file.h), made into kernel tables at load (rounding_tables.h).
 //
-// The format of the file, little-endian: "DNLNKVC2", u64 fingerprint of the model, u32 layers, heads, head dim, tokens,
+// The format of the file, little-endian: "DNLNKVC3", u64 fingerprint of the model, u32 layers, heads, head dim, tokens,
 // then as f32 centre, k_metric, v_metric, then u64 FNV-1a of everything before.
 // Thread-safety: plain data and pure functions.  Errors (Parse): kInvalidArgument for bytes that are not a calibration
 // of this model and shape, saying what differs; hostile bytes never crash, and never allocate more than the shape's

@@ -44,7 +44,7 @@ absl::StatusOr<KvCalibration> MeasureCalibration(const model::GgufFile& file, co
   Network net = DescribeNetwork(config);
   net.rope = rope.Table(config);
   KvStatistics statistics({config.num_layers, config.num_kv_heads, config.head_dim}, config.num_q_heads, net.rope,
-                          {.centre = positions, .metric = tokens});
+                          {.centre = positions, .metric = std::min(kMetricPositions, positions)});
   RETURN_IF_ERROR(KvCalibrator<Ops>(ops, &net, &weights, tokens).Run(&statistics));
   for (int layer = 0; layer < config.num_layers; ++layer) {
     ASSIGN_OR_RETURN(const model::LayerTensors t, model::FindLayerTensors(file.gguf(), config, layer));

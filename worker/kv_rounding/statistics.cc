@@ -12,6 +12,9 @@
 namespace dunlin::worker {
 namespace {
 
+// Beyond these, every doubling of the position counts alike: most tokens stand early, and some far out.
+constexpr double kFlatPositions = 64;
+
 size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 // The two dims of pair i, the one that RoPE subtracts in first.
@@ -20,7 +23,8 @@ std::pair<size_t, size_t> PairAt(const kernels::RopeTable& rope, int i) {
   return {Index(i), Index(i + rope.dims / 2)};
 }
 
-// What turning by the angles of every position does on average: x'[d] = cos x[d] + sign sin x[partner[d]].
+// What turning by the angles of every position does on average (weighted as above): x'[d] = cos x[d] + sign sin
+// x[partner[d]].
 struct MeanTurn {
   size_t dim;
   std::vector<size_t> partner, angle;             // [dim]; dims that do not turn: themselves, and an angle of 0
@@ -63,13 +67,17 @@ MeanTurn::MeanTurn(const kernels::RopeTable& rope, int num_positions, int head_d
     angle[first] = angle[second] = Index(i);
   }
   std::vector<double> c(angles, 1.0), s(angles, 0.0);  // the last: an angle of 0
+  double total = 0.0;
+  const auto weight_at = [](int position) { return 1.0 / (position + kFlatPositions); };
+  for (int position = 0; position < num_positions; ++position) total += weight_at(position);
   for (int position = 0; position < num_positions; ++position) {
+    const double weight = weight_at(position) / total;
     for (size_t i = 0; i + 1 < angles; ++i) {
       c[i] = static_cast<double>(rope.cos[Index(position) * (angles - 1) + i]);
       s[i] = static_cast<double>(rope.sin[Index(position) * (angles - 1) + i]);
     }
     for (size_t i = 0; i < angles; ++i) {
-      const double cos_share = c[i] / num_positions, sin_share = s[i] / num_positions;
+      const double cos_share = c[i] * weight, sin_share = s[i] * weight;
       cos[i] += cos_share;
       sin[i] += sin_share;
       for (size_t j = 0; j < angles; ++j) {

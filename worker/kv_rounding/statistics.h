@@ -3,8 +3,9 @@
 //   - The keys' mean is taken off keys at any position, and must not be wrong at those that the text did not reach:
 //   over a
 //     long range a channel pair that turns slowly keeps its mean, one that turns often loses it.
-//   - The queries' moment is a matter of direction within each pair. Over a long range nothing of that remains; over a
-//     short one it holds for the positions near it, and fades beyond.
+//   - The queries' moment is a matter of direction within each pair, of which a long range leaves less to use: a
+//   shorter
+//     one serves the positions within it better, and those far beyond hardly.
 // Thread-safety: one thread.  Owns: its sums; borrows the rope table.  Errors: CHECK on shapes.
 // Cost: head_dim^2 / 2 multiply-adds per query head and token, and per query head and row of an output matrix; Finish:
 // head_dim^2 per position.  Source: ours.

@@ -94,14 +94,18 @@ TEST(KvStatistics, StandForPositionsThatTheTextDoesNotReach) {
     KvStatistics statistics({1, 1, kDim}, 1, rope.table, {.centre = kPositions, .metric = kMetricPositions});
     for (int t = 0; t < 20; ++t) statistics.AddToken(0, t, turned(q, t).data(), turned(k, t).data());
     const KvCalibration c = statistics.Finish();
+    // Weights fall with the position: the 64 + p-th part.
     std::vector<double> mean(kDim), metric(36);
+    double mean_weights = 0, metric_weights = 0;
+    for (int p = 0; p < kPositions; ++p) mean_weights += 1.0 / (64 + p);
+    for (int p = 0; p < kMetricPositions; ++p) metric_weights += 1.0 / (64 + p);
     for (int p = 0; p < kPositions; ++p) {
       const std::vector<float> key = turned(k, p), query = turned(q, p);
       size_t at = 0;
       for (size_t i = 0; i < kDim; ++i) {
-        mean[i] += double{key[i]} / kPositions;
+        mean[i] += double{key[i]} / (64 + p) / mean_weights;
         for (size_t j = i; j < kDim && p < kMetricPositions; ++j) {
-          metric[at++] += double{query[i]} * double{query[j]} / kMetricPositions;
+          metric[at++] += double{query[i]} * double{query[j]} / (64 + p) / metric_weights;
         }
       }
     }
@@ -110,7 +114,7 @@ TEST(KvStatistics, StandForPositionsThatTheTextDoesNotReach) {
     // The fastest pair turns one radian per position; the dims that do not turn keep their mean.
     const size_t fast = 0;
     EXPECT_NEAR(c.centre[kDim - 1], k[kDim - 1], 1e-5);
-    EXPECT_LT(std::fabs(c.centre[fast]), 0.01f);
+    EXPECT_LT(std::fabs(c.centre[fast]), 0.1f);
   }
 }
 
