@@ -54,6 +54,9 @@ class ReadmeTest(unittest.TestCase):
     def test_command_line(self):
         self.run_block("cli", MODEL=str(harness.MODEL))
 
+    def test_dry_run(self):
+        self.run_block("dry-run", MODEL=str(harness.MODEL))
+
     def test_metrics(self):
         self.run_block("metrics")
 
