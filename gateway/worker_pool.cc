@@ -128,6 +128,8 @@ void WorkerPoolImpl::CallBegins() {
   ++open_calls_;
 }
 
+// Only when the call's context is gone: it holds the channel, and whoever lets go of the process' last channel waits
+// for gRPC's own threads to end, so that must not be one of these.
 void WorkerPoolImpl::CallEnds() {
   // Signalled under the lock: the destructor may go on as soon as it is released.
   MutexLock lock(&mu_);
@@ -146,8 +148,12 @@ void WorkerPoolImpl::Ask(Async async, std::function<void(const absl::Status&, co
   call->request = std::move(request);
   call->context.set_deadline(std::chrono::system_clock::now() + kUnaryTimeout);
   CallBegins();
-  async(&call->context, &call->request, &call->response, [this, call, done = std::move(done)](grpc::Status status) {
+  grpc::ClientContext* const context = &call->context;
+  const Request* const to = &call->request;
+  Response* const from = &call->response;
+  async(context, to, from, [this, call = std::move(call), done = std::move(done)](grpc::Status status) mutable {
     done(FromGrpcStatus(status), call->response);
+    call.reset();  // see CallEnds
     CallEnds();
   });
 }
@@ -180,7 +186,6 @@ void WorkerPoolImpl::OnWatchEnd(size_t index, const grpc::Status& status) {
   worker.watch = nullptr;
   worker.next_watch = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(options_.reconnect_interval);
   wake_ = true;
-  --open_calls_;
   changed_.SignalAll();
 }
 
@@ -276,7 +281,7 @@ SteadyTime WorkerPoolImpl::StartDueCalls() {
         ++open_calls_;
         worker.watch = new HealthWatch(
             worker.health.get(), [this, i](bool serving) { OnHealth(i, serving); },
-            [this, i](const grpc::Status& status) { OnWatchEnd(i, status); });
+            [this, i](const grpc::Status& status) { OnWatchEnd(i, status); }, [this] { CallEnds(); });
         worker.watch->StartCall();
       }
       ask_info = worker.serving && !worker.ready && !worker.asking_info && due(worker.next_info);

@@ -26,13 +26,13 @@ class GenerateReader final : public grpc::ClientReadReactor<worker::v1::Generate
         handler_(std::move(handler)),
         relayed_(std::move(relayed)),
         on_done_(std::move(on_done)) {
-    if (deadline != absl::InfiniteFuture()) context_.set_deadline(absl::ToChronoTime(deadline));
+    if (deadline != absl::InfiniteFuture()) context_->set_deadline(absl::ToChronoTime(deadline));
     relayed_->fetch_add(1);
   }
 
   void Start() override {
     self_ = shared_from_this();
-    stub_->async()->Generate(&context_, &request_, this);
+    stub_->async()->Generate(context_.get(), &request_, this);
     // Reads are also started from outside reactions; the hold keeps OnDone away until the reads have ended.
     AddHold();
     StartRead(&response_);
@@ -53,12 +53,14 @@ class GenerateReader final : public grpc::ClientReadReactor<worker::v1::Generate
   }
 
   void Cancel() override ABSL_LOCKS_EXCLUDED(mu_) {
+    std::shared_ptr<grpc::ClientContext> context;
     {
       MutexLock lock(&mu_);
       if (cancelled_ || ended_) return;
       cancelled_ = true;
+      context = context_;
     }
-    context_.TryCancel();
+    context->TryCancel();
     RequestNext();  // only a read that fails tells us that the reads are over
   }
 
@@ -87,6 +89,11 @@ class GenerateReader final : public grpc::ClientReadReactor<worker::v1::Generate
     relayed_->fetch_sub(1);
     handler_->OnEnd(FromGrpcStatus(status));
     handler_.reset();
+    {
+      // Before on_done_, whoever else still holds the stream: the context holds the channel.
+      MutexLock lock(&mu_);
+      context_.reset();
+    }
     const std::shared_ptr<GenerateReader> last = std::move(self_);
     on_done_();
   }
@@ -97,7 +104,8 @@ class GenerateReader final : public grpc::ClientReadReactor<worker::v1::Generate
   std::shared_ptr<WorkerStreamHandler> handler_;
   const std::shared_ptr<std::atomic<uint32_t>> relayed_;
   const std::function<void()> on_done_;
-  grpc::ClientContext context_;
+  // Until OnDone. Set before Start, so only what may come after OnDone needs the lock.
+  std::shared_ptr<grpc::ClientContext> context_ = std::make_shared<grpc::ClientContext>();
   worker::v1::GenerateResponse response_;
   std::shared_ptr<GenerateReader> self_;  // from Start to OnDone
 
