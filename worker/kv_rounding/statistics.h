@@ -1,11 +1,9 @@
 // Gathers what a KvCalibration holds: keys and queries token by token, and the output matrices. Keys and queries are
 // taken as they were before RoPE and, at the end, turned to positions all over a range, one for each of the two:
-//   - The keys' mean is taken off keys at any position, and must not be wrong at those that the text did not reach:
-//   over a
-//     long range a channel pair that turns slowly keeps its mean, one that turns often loses it.
-//   - The queries' moment is a matter of direction within each pair, of which a long range leaves less to use: a
-//   shorter
-//     one serves the positions within it better, and those far beyond hardly.
+// The keys' mean is taken off keys at any position, and must not be wrong at those that the text did not reach: over a
+// long range a channel pair that turns slowly keeps its mean, one that turns often loses it. The queries' moment is a
+// matter of direction within each pair, of which a long range leaves less to use: a shorter one serves the positions
+// within it better, and those far beyond hardly.
 // Thread-safety: one thread.  Owns: its sums; borrows the rope table.  Errors: CHECK on shapes.
 // Cost: head_dim^2 / 2 multiply-adds per query head and token, and per query head and row of an output matrix; Finish:
 // head_dim^2 per position.  Source: ours.
