@@ -125,7 +125,8 @@ class CacheTest(unittest.TestCase):
               f"{values['dunlin_kv_evictions_total']:.0f} evictions, {values['dunlin_preemptions_total']:.0f} preemptions")
 
     def test_a_pool_of_a_tenth_of_the_need_serves_everybody(self):
-        clients, seconds, longest = 64, 300 if FULL else 24, 96
+        clients, longest = 64, 96
+        short_ones, cycle = 200, 300  # streams
         rng = random.Random(7)
         requests = [request_of(words(5000 + i, rng.randrange(20, 260)), longest) for i in range(clients)]
         need = sum((len(r.token_ids.ids) + longest + 15) // 16 for r in requests)
@@ -141,14 +142,18 @@ class CacheTest(unittest.TestCase):
 
             def client(number):
                 mine = random.Random(number)
-                # The first half teaches the worker that outputs are short; then they all run to the end, so that what was
+                # The first streams teach the worker that outputs are short; then they all run to the end, so that what was
                 # promised is too little and somebody has to give way.
-                while not wrong and (time.monotonic() < begin + seconds or done[number] == 0):
+                def go_on():
+                    enough = time.monotonic() > begin + 300 if FULL else sum(done) >= cycle
+                    return not wrong and (not enough or done[number] == 0)
+
+                while go_on():
                     i = mine.randrange(clients)
                     request = pb.GenerateRequest()
                     request.CopyFrom(requests[i])
                     want = expected[i]
-                    if time.monotonic() < begin + seconds / 2:
+                    if sum(done) % cycle < short_ones:
                         stop = want[mine.randrange(8)]
                         request.stopping.stop_token_ids.append(stop)
                         want = want[: want.index(stop) + 1]
