@@ -7,9 +7,9 @@
 #include "absl/status/status.h"
 #include "base/check.h"
 #include "base/clock.h"
-#include "tests/bench/allocation_counter.h"
 #include "tests/bench/kv_bench_cases.h"
 #include "tests/bench/list_scheduler.h"
+#include "tests/support/allocation_counter.h"
 #include "worker/engine/engine_core.h"
 #include "worker/runners/fake_runner.h"
 
@@ -68,9 +68,9 @@ class EngineSteps {
     StepTimes times;
     times.schedule.reserve(static_cast<size_t>(steps_));
     times.absorb.reserve(static_cast<size_t>(steps_));
-    const uint64_t before = NumAllocations();
+    const uint64_t before = testing::NumAllocations();
     for (int i = 0; i < steps_; ++i) Step(&times);
-    times.allocations = static_cast<double>(NumAllocations() - before) / steps_;
+    times.allocations = static_cast<double>(testing::NumAllocations() - before) / steps_;
     CHECK_EQ(core_->stats().running, static_cast<int32_t>(streams_.size()));
     core_->FailAll(absl::CancelledError("done"));
     return times;
@@ -121,7 +121,7 @@ StepTimes RunListScheduler(const KvBenchOptions& options) {
   ListScheduler scheduler(PagesOf(options) * options.decoding, kPageTokens, options.decoding);
   for (int i = 0; i < options.decoding; ++i) scheduler.Add("request-" + std::to_string(i), Prompt(i));
   StepTimes times;
-  const uint64_t before = NumAllocations();
+  const uint64_t before = testing::NumAllocations();
   for (int i = 0; i < options.steps; ++i) {
     const double start = Nanoseconds();
     const ListScheduler::Batch batch = scheduler.Schedule();
@@ -130,7 +130,7 @@ StepTimes RunListScheduler(const KvBenchOptions& options) {
     times.schedule.push_back(Microseconds(start, middle));
     times.absorb.push_back(Microseconds(middle, Nanoseconds()));
   }
-  times.allocations = static_cast<double>(NumAllocations() - before) / options.steps;
+  times.allocations = static_cast<double>(testing::NumAllocations() - before) / options.steps;
   return times;
 }
 

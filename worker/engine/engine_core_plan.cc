@@ -21,14 +21,7 @@ void EngineCore::PlanRows() {
         stats_.prefix_hit_tokens += static_cast<uint64_t>(adopted);
       }
     }
-    RowView v;
-    v.remaining = s->remaining_tokens();
-    v.computed = s->num_computed;
-    v.admitted_step = s->admitted_step;
-    v.last_advanced = s->last_advanced;
-    v.decoding = s->decoding();
-    v.paused = s->paused;
-    views_.push_back(v);
+    views_.push_back(s->row_view());
   }
   const bool targeted = options_.inter_token_target > absl::ZeroDuration();
   time_limit_ =

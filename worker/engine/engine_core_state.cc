@@ -41,16 +41,7 @@ std::string EngineCore::CheckInvariants() const {
   // Of the last plan, as it was made: what came of it may be less, when somebody was preempted or waits for pins.
   if (std::string e = CheckBudget(views_, plan_, planner_.limits()); !e.empty()) return e;
   std::vector<RowView> running;
-  for (const auto& s : running_) {
-    RowView v;
-    v.remaining = s->remaining_tokens();
-    v.computed = s->num_computed;
-    v.admitted_step = s->admitted_step;
-    v.last_advanced = s->last_advanced;
-    v.decoding = s->decoding();
-    v.paused = s->paused;
-    running.push_back(v);
-  }
+  for (const auto& s : running_) running.push_back(s->row_view());
   return CheckProgress(running, stats_.steps, planner_.limits());
 }
 

@@ -14,6 +14,7 @@
 #include "worker/engine/engine.h"
 #include "worker/engine/latency_histogram.h"
 #include "worker/sampling/sequence_sampler.h"
+#include "worker/scheduler/row_planner.h"
 #include "worker/scheduler/tenant_counters.h"
 
 namespace dunlin::worker {
@@ -63,6 +64,16 @@ struct Sequence {
     return judges_prompt ? prompt_tokens - 1 : 0;
   }
   int32_t remaining_tokens() const { return target_tokens() - num_computed; }
+  RowView row_view() const {
+    RowView v;
+    v.remaining = remaining_tokens();
+    v.computed = num_computed;
+    v.admitted_step = admitted_step;
+    v.last_advanced = last_advanced;
+    v.decoding = decoding();
+    v.paused = paused;
+    return v;
+  }
   bool decoding() const { return num_generated() > 0 && remaining_tokens() == 1; }
   // Shared pages may stand in for rows: not while the rows have prompt tokens to judge.
   bool may_share() const { return request.cache_read && (!judges_prompt || num_judged >= prompt_tokens - 1); }

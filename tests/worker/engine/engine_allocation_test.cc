@@ -1,33 +1,12 @@
 // A step that only decodes must not allocate: counted by this program's own operator new.
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <vector>
 
+#include "tests/support/allocation_counter.h"
 #include "tests/worker/engine/core_harness.h"
-
-namespace {
-
-std::atomic<int64_t> num_allocations{0};
-
-void* Counted(size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* p = std::malloc(size)) return p;
-  std::abort();
-}
-
-}  // namespace
-
-void* operator new(size_t size) { return Counted(size); }
-void* operator new[](size_t size) { return Counted(size); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
 
 namespace dunlin::testing {
 namespace {
@@ -49,10 +28,10 @@ TEST(Engine, ASteadyDecodeStepDoesNotAllocate) {
     for (auto& c : h.clients) c->stream->Take(&update);
   };
   for (int i = 0; i < 100; ++i) step();
-  const int64_t before = num_allocations.load();
+  const uint64_t before = testing::NumAllocations();
   ASSERT_GT(before, 0) << "the counter counts";
   for (int i = 0; i < 200; ++i) step();
-  EXPECT_EQ(num_allocations.load() - before, 0) << "in 200 steps of " << kSequences << " sequences";
+  EXPECT_EQ(testing::NumAllocations() - before, 0u) << "in 200 steps of " << kSequences << " sequences";
 }
 
 TEST(Engine, AStepThatSharesOutPromptsDoesNotAllocateEither) {
@@ -68,9 +47,9 @@ TEST(Engine, AStepThatSharesOutPromptsDoesNotAllocateEither) {
     for (auto& c : h.clients) c->stream->Take(&update);
   };
   for (int i = 0; i < 50; ++i) step();
-  const int64_t before = num_allocations.load();
+  const uint64_t before = testing::NumAllocations();
   for (int i = 0; i < 200; ++i) step();
-  EXPECT_EQ(num_allocations.load() - before, 0);
+  EXPECT_EQ(testing::NumAllocations() - before, 0u);
 }
 
 }  // namespace

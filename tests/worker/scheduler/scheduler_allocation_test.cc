@@ -1,38 +1,17 @@
 // Planning a step with a full house and a long queue must not allocate: counted by this program's own operator new.
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <vector>
 
+#include "tests/support/allocation_counter.h"
 #include "worker/scheduler/admission_queue.h"
 #include "worker/scheduler/output_predictor.h"
 #include "worker/scheduler/reservation.h"
 #include "worker/scheduler/row_planner.h"
 #include "worker/scheduler/scheduler_checks.h"
-
-namespace {
-
-std::atomic<int64_t> num_allocations{0};
-
-void* Counted(size_t size) {
-  num_allocations.fetch_add(1, std::memory_order_relaxed);
-  if (void* p = std::malloc(size)) return p;
-  std::abort();
-}
-
-}  // namespace
-
-void* operator new(size_t size) { return Counted(size); }
-void* operator new[](size_t size) { return Counted(size); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete[](void* p, size_t) noexcept { std::free(p); }
 
 namespace dunlin::worker {
 namespace {
@@ -60,9 +39,9 @@ TEST(Scheduler, ASteadyStepDoesNotAllocate) {
     running[i].remaining = running[i].decoding ? 1 : 100000;
   }
   std::vector<int32_t> rows;
-  int64_t before = 0;
+  uint64_t before = 0;
   for (uint64_t step = 1; step < 500; ++step) {
-    if (step == 100) before = num_allocations.load();
+    if (step == 100) before = testing::NumAllocations();
     queue.BeginRound();
     // Nobody fits: what a step costs under pressure.
     ASSERT_FALSE(queue.Next(9, [&](WaitingId) { return AdmissionNeed{10, 0}; }).has_value());
@@ -81,7 +60,7 @@ TEST(Scheduler, ASteadyStepDoesNotAllocate) {
       if (!running[i].decoding) running[i].remaining -= rows[i];
     }
   }
-  EXPECT_EQ(num_allocations.load() - before, 0);
+  EXPECT_EQ(testing::NumAllocations() - before, 0u);
 }
 
 }  // namespace

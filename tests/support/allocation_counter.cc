@@ -1,4 +1,4 @@
-#include "tests/bench/allocation_counter.h"
+#include "tests/support/allocation_counter.h"
 
 #include <atomic>
 #include <cstddef>
@@ -31,8 +31,8 @@ void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
 
-namespace dunlin::bench {
+namespace dunlin::testing {
 
 uint64_t NumAllocations() { return num_allocations.load(std::memory_order_relaxed); }
 
-}  // namespace dunlin::bench
+}  // namespace dunlin::testing
