@@ -1,5 +1,6 @@
 // The worker's whole gRPC surface over loopback, with a model that obeys the test: engine, mailboxes, reactors, health,
-// metrics. No sleeps: what must have happened is waited for by its own event.
+// metrics. No sleeps: what must have happened is waited for by its own event. Longer than 500 lines because all cases need
+// the same scripted server.
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
