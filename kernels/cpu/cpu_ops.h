@@ -119,7 +119,12 @@ class CpuOps {
   void BuildAttentionItems(const AttentionShape& shape, const BatchView& batch);
   SegmentArgs PrepareItem(const AttentionCall& call, const AttentionItem& item, ThreadScratch* scratch) const;
   void AttendItem(const AttentionCall& call, AttentionItem* item, ThreadScratch* scratch) const;
-  void AttendSplit(const AttentionCall& call, int num_segments, ThreadPool::Context& context);
+  // Items of the step's attention, the same for every layer; returns how many segments a split step merges, 0 = none.
+  int PlanAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv);
+  // Every thread's part of a planned step, in the phases [phase, phase + 3) of a job. No barrier at its end.
+  void Attend(const AttentionCall& call, int split_segments, ThreadPool::Context& context, int phase);
+  Traffic AttentionTraffic(const AttentionCall& call) const;
+  void AttendSplit(const AttentionCall& call, int num_segments, ThreadPool::Context& context, int phase);
   void MergeSplit(const AttentionCall& call, int item_index, int num_segments, ThreadScratch* scratch) const;
   bool SplitItemSees(const AttentionCall& call, int item_index, int segment) const;
   float* PartialAt(int item, int segment) const;
