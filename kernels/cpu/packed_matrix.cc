@@ -124,6 +124,7 @@ PackedKind KindFor(DType type) {
     case DType::kQ4_1:
       return PackedKind::kU4HalfMin;
     case DType::kQ4_K:
+    case DType::kInt4:
       return PackedKind::kU4FloatMin;
     case DType::kQ8_0:
     case DType::kQ5_0:
@@ -132,6 +133,9 @@ PackedKind KindFor(DType type) {
     case DType::kQ5_1:
     case DType::kQ5_K:
     case DType::kIQ4_XS:
+    case DType::kInt2:
+    case DType::kInt3:
+    case DType::kInt8:
       return PackedKind::kS8FloatMin;
     case DType::kQ2_K:
     case DType::kQ3_K:
