@@ -13,7 +13,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define DUNLIN_VNNI
+#define DUNLIN_DPBUSD _mm256_dpbusd_epi32
+#define DUNLIN_AVX512
 #define DUNLIN_INLINE inline __attribute__((always_inline))
 
 #if defined(__clang__)
