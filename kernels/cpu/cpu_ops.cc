@@ -46,7 +46,7 @@ void AddBias(const float* bias, int n, float* row) {
 CpuOps::CpuOps(int num_threads, Isa isa) : kernels_(&GetKernels(isa)), pool_(num_threads) {}
 
 CpuMatrix CpuOps::Pack(DType type, int rows, int cols, std::span<const uint8_t> bytes) {
-  return PackMatrix(type, rows, cols, bytes, &arena_, &pool_);
+  return PackMatrix(type, rows, cols, kernels_->group_rows, bytes, &arena_, &pool_);
 }
 
 void CpuOps::Reserve(const OpLimits& limits) {
@@ -121,6 +121,11 @@ void CpuOps::MultiplyBlock(const Matrix& w, const Inputs& inputs, int first_grou
   args.num_rows = num_rows;
   args.scratch = expanded;
   args.out = out;
+  const int next_group = first_group + num_groups;
+  if (next_group < w.num_groups()) {
+    args.next = w.group(next_group);
+    args.next_bytes = static_cast<size_t>(std::min(num_groups, w.num_groups() - next_group)) * w.group_bytes;
+  }
   kernels_->multiply(args);
 }
 
@@ -128,8 +133,10 @@ template <typename Emit>
 void CpuOps::MultiplyBlocks(ThreadPool::Context& context, int phase, std::span<const Matrix* const> matrices,
                             const Inputs& inputs, int num_rows, Emit emit) {
   ThreadScratch& scratch = scratch_[Index(context.thread())];
+  const int block_groups = kBlockRows / kernels_->group_rows;
+  const auto num_blocks = [](const Matrix& m) { return (m.rows + kBlockRows - 1) / kBlockRows; };
   int blocks = 0;
-  for (const Matrix* m : matrices) blocks += (m->num_groups() + kBlockGroups - 1) / kBlockGroups;
+  for (const Matrix* m : matrices) blocks += num_blocks(*m);
   const int passes = (num_rows + kRowsPerPass - 1) / kRowsPerPass;
   const int items = blocks * passes;
   // Small enough to balance a busy machine, large enough that reads stay sequential.
@@ -142,15 +149,13 @@ void CpuOps::MultiplyBlocks(ThreadPool::Context& context, int phase, std::span<c
       const int rows = std::min(kRowsPerPass, num_rows - first_row);
       int block = item % blocks;
       size_t index = 0;
-      for (; block >= (matrices[index]->num_groups() + kBlockGroups - 1) / kBlockGroups; ++index) {
-        block -= (matrices[index]->num_groups() + kBlockGroups - 1) / kBlockGroups;
-      }
+      for (; block >= num_blocks(*matrices[index]); ++index) block -= num_blocks(*matrices[index]);
       const Matrix& w = *matrices[index];
-      const int group = block * kBlockGroups;
+      const int group = block * block_groups;
       float* out = scratch.block[0].data();
-      MultiplyBlock(w, inputs, group, std::min(kBlockGroups, w.num_groups() - group), first_row, rows, scratch.expanded,
+      MultiplyBlock(w, inputs, group, std::min(block_groups, w.num_groups() - group), first_row, rows, scratch.expanded,
                     out);
-      emit(index, group * kGroupRows, std::min(kBlockRows, w.rows - group * kGroupRows), first_row, rows, out);
+      emit(index, block * kBlockRows, std::min(kBlockRows, w.rows - block * kBlockRows), first_row, rows, out);
     }
   }
 }
@@ -166,7 +171,7 @@ Traffic CpuOps::Embed(const Matrix& table, const BatchView& batch, float scale, 
     }
   });
   Traffic t;
-  t.weight_bytes = table.group_bytes / kGroupRows * static_cast<uint64_t>(batch.num_rows);
+  t.weight_bytes = table.group_bytes / Index(table.group_rows) * static_cast<uint64_t>(batch.num_rows);
   t.activation_bytes = FloatBytes(batch.num_rows, table.cols);
   return t;
 }
@@ -274,9 +279,10 @@ Traffic CpuOps::GatedFfn(const Matrix& w_gate, const Matrix& w_up, const float* 
     MultiplyBlocks(context, 1, matrices, inputs, num_rows,
                    [&](size_t, int first, int count, int first_row, int rows, const float* gate) {
                      // The same outputs of `up` on the same thread, so that no barrier lies between.
-                     const int groups = (count + kGroupRows - 1) / kGroupRows;
+                     const int groups = (count + kernels_->group_rows - 1) / kernels_->group_rows;
                      float* up = scratch.block[1].data();
-                     MultiplyBlock(w_up, inputs, first / kGroupRows, groups, first_row, rows, scratch.expanded, up);
+                     MultiplyBlock(w_up, inputs, first / kernels_->group_rows, groups, first_row, rows,
+                                   scratch.expanded, up);
                      for (int r = 0; r < rows; ++r) {
                        kernels_->gate(activation, gate + r * kBlockRows, up + r * kBlockRows, count,
                                       out + Index(first_row + r) * Index(w_up.rows) + first);

@@ -19,14 +19,22 @@ bool HasHalfScales(PackedKind k) {
 bool HasMin(PackedKind k) { return k != PackedKind::kU4Half && k != PackedKind::kS8Half; }
 int ScalesPerTile(PackedKind k) { return k == PackedKind::kS8FloatMin16 ? 2 : 1; }
 
-size_t ScaleVectorBytes(PackedKind k) { return static_cast<size_t>(kGroupRows) * (HasHalfScales(k) ? 2 : 4); }
-size_t CodesOffset(PackedKind k) {
-  return ScaleVectorBytes(k) * static_cast<size_t>(ScalesPerTile(k)) * (HasMin(k) ? 2 : 1);
-}
+// How the tiles of one kind lie in memory.
+struct TileShape {
+  PackedKind kind;
+  int group_rows;
 
-void StoreScale(PackedKind kind, uint8_t* vectors, int vector, int lane, float value) {
-  uint8_t* at = vectors + static_cast<size_t>(vector) * ScaleVectorBytes(kind);
-  if (HasHalfScales(kind)) {
+  size_t scale_vector_bytes() const { return static_cast<size_t>(group_rows) * (HasHalfScales(kind) ? 2 : 4); }
+  size_t codes_offset() const {
+    return scale_vector_bytes() * static_cast<size_t>(ScalesPerTile(kind)) * (HasMin(kind) ? 2 : 1);
+  }
+  // Where the byte of column k (8-bit kinds), or of columns k and k + 16 (4-bit), of a lane lies behind codes_offset.
+  size_t code_at(int lane, int k) const { return static_cast<size_t>(4 * group_rows * (k / 4) + 4 * lane + k % 4); }
+};
+
+void StoreScale(const TileShape& shape, uint8_t* vectors, int vector, int lane, float value) {
+  uint8_t* at = vectors + static_cast<size_t>(vector) * shape.scale_vector_bytes();
+  if (HasHalfScales(shape.kind)) {
     const uint16_t half = FloatToHalf(value);  // exact: the file stores this scale as a half
     std::memcpy(at + 2 * lane, &half, 2);
   } else {
@@ -34,9 +42,9 @@ void StoreScale(PackedKind kind, uint8_t* vectors, int vector, int lane, float v
   }
 }
 
-float LoadScale(PackedKind kind, const uint8_t* vectors, int vector, int lane) {
-  const uint8_t* at = vectors + static_cast<size_t>(vector) * ScaleVectorBytes(kind);
-  if (HasHalfScales(kind)) {
+float LoadScale(const TileShape& shape, const uint8_t* vectors, int vector, int lane) {
+  const uint8_t* at = vectors + static_cast<size_t>(vector) * shape.scale_vector_bytes();
+  if (HasHalfScales(shape.kind)) {
     uint16_t half;
     std::memcpy(&half, at + 2 * lane, 2);
     return HalfToFloat(half);
@@ -46,35 +54,35 @@ float LoadScale(PackedKind kind, const uint8_t* vectors, int vector, int lane) {
   return value;
 }
 
-void StoreGroup(PackedKind kind, const CodeGroup& g, int lane, uint8_t* tile) {
-  const int scales = ScalesPerTile(kind);
+void StoreGroup(const TileShape& shape, const CodeGroup& g, int lane, uint8_t* tile) {
+  const int scales = ScalesPerTile(shape.kind);
   for (int s = 0; s < scales; ++s) {
-    StoreScale(kind, tile, s, lane, g.scale[s]);
-    if (HasMin(kind)) StoreScale(kind, tile, scales + s, lane, g.min[s]);
+    StoreScale(shape, tile, s, lane, g.scale[s]);
+    if (HasMin(shape.kind)) StoreScale(shape, tile, scales + s, lane, g.min[s]);
   }
-  uint8_t* codes = tile + CodesOffset(kind) + 4 * lane;
-  if (HasFourBitCodes(kind)) {
+  uint8_t* codes = tile + shape.codes_offset();
+  if (HasFourBitCodes(shape.kind)) {
     for (int k = 0; k < 16; ++k) {
-      codes[32 * (k / 4) + k % 4] = static_cast<uint8_t>(g.codes[k] | (g.codes[k + 16] << 4));
+      codes[shape.code_at(lane, k)] = static_cast<uint8_t>(g.codes[k] | (g.codes[k + 16] << 4));
     }
   } else {
-    for (int k = 0; k < 32; k += 4) std::memcpy(codes + 8 * k, g.codes + k, 4);
+    for (int k = 0; k < 32; k += 4) std::memcpy(codes + shape.code_at(lane, k), g.codes + k, 4);
   }
 }
 
-// Rows [8g, 8g + 8) of a quantised matrix.
+// One group of a quantised matrix.
 void PackQuantizedGroup(DType type, const CpuMatrix& m, int group, const uint8_t* src, size_t row_bytes, uint8_t* out) {
   const DTypeInfo& info = GetDTypeInfo(type);
   const int groups_per_block = info.block_elements / kTileColumns;
-  const size_t tile_bytes = TileBytes(m.kind);
-  for (int lane = 0; lane < kGroupRows; ++lane) {
-    const int row = group * kGroupRows + lane;
+  const size_t tile_bytes = TileBytes(m.kind, m.group_rows);
+  for (int lane = 0; lane < m.group_rows; ++lane) {
+    const int row = group * m.group_rows + lane;
     if (row >= m.rows) break;
     const uint8_t* block = src + static_cast<size_t>(row) * row_bytes;
     uint8_t* tile = out;
     for (int k = 0; k < m.cols; k += info.block_elements) {
       for (int i = 0; i < groups_per_block; ++i) {
-        StoreGroup(m.kind, UnpackGroup(type, block, i), lane, tile);
+        StoreGroup({m.kind, m.group_rows}, UnpackGroup(type, block, i), lane, tile);
         tile += tile_bytes;
       }
       block += info.block_bytes;
@@ -83,16 +91,17 @@ void PackQuantizedGroup(DType type, const CpuMatrix& m, int group, const uint8_t
 }
 
 void PackFloatGroup(const CpuMatrix& m, int group, const uint8_t* src, size_t row_bytes, uint8_t* out) {
-  const size_t value_bytes = TileBytes(m.kind) / kGroupRows;
-  for (int lane = 0; lane < kGroupRows; ++lane) {
-    const int row = group * kGroupRows + lane;
+  const size_t rows = static_cast<size_t>(m.group_rows);
+  const size_t value_bytes = TileBytes(m.kind, m.group_rows) / rows;
+  for (int lane = 0; lane < m.group_rows; ++lane) {
+    const int row = group * m.group_rows + lane;
     if (row >= m.rows) break;
     const uint8_t* from = src + static_cast<size_t>(row) * row_bytes;
     uint8_t* to = out + static_cast<size_t>(lane) * value_bytes;
     for (int k = 0; k < m.cols; ++k) {
       std::memcpy(to, from, value_bytes);
       from += value_bytes;
-      to += value_bytes * kGroupRows;
+      to += value_bytes * rows;
     }
   }
 }
@@ -109,9 +118,9 @@ float UnpackFloat(PackedKind kind, const uint8_t* at) {
 }
 
 // Column k (0…31) of one lane of a tile.
-int UnpackCode(PackedKind kind, const uint8_t* codes, int lane, int k) {
-  if (!HasFourBitCodes(kind)) return static_cast<int8_t>(codes[32 * (k / 4) + 4 * lane + k % 4]);
-  const int byte = codes[32 * ((k % 16) / 4) + 4 * lane + k % 4];
+int UnpackCode(const TileShape& shape, const uint8_t* codes, int lane, int k) {
+  if (!HasFourBitCodes(shape.kind)) return static_cast<int8_t>(codes[shape.code_at(lane, k)]);
+  const int byte = codes[shape.code_at(lane, k % 16)];
   return k < 16 ? byte & 15 : byte >> 4;
 }
 
@@ -148,14 +157,16 @@ PackedKind KindFor(DType type) {
   return PackedKind::kF32;
 }
 
-size_t TileBytes(PackedKind kind) {
-  if (kind == PackedKind::kF32) return 4 * kGroupRows;
-  if (kind == PackedKind::kF16 || kind == PackedKind::kBF16) return 2 * kGroupRows;
-  const size_t code_bytes = static_cast<size_t>(kGroupRows) * kTileColumns / (HasFourBitCodes(kind) ? 2 : 1);
-  return CodesOffset(kind) + code_bytes;
+size_t TileBytes(PackedKind kind, int group_rows) {
+  const auto rows = static_cast<size_t>(group_rows);
+  if (kind == PackedKind::kF32) return 4 * rows;
+  if (kind == PackedKind::kF16 || kind == PackedKind::kBF16) return 2 * rows;
+  return TileShape{kind, group_rows}.codes_offset() + rows * kTileColumns / (HasFourBitCodes(kind) ? 2 : 1);
 }
 
-CpuMatrix PackMatrix(DType type, int rows, int cols, std::span<const uint8_t> src, Arena* arena, ThreadPool* pool) {
+CpuMatrix PackMatrix(DType type, int rows, int cols, int group_rows, std::span<const uint8_t> src, Arena* arena,
+                     ThreadPool* pool) {
+  CHECK(group_rows == 8 || group_rows == 16) << group_rows;
   CHECK_GE(rows, 1);
   CHECK_GE(cols, 1);
   const size_t row_bytes = RowBytes(type, cols);
@@ -163,9 +174,10 @@ CpuMatrix PackMatrix(DType type, int rows, int cols, std::span<const uint8_t> sr
   CpuMatrix m;
   m.rows = rows;
   m.cols = cols;
+  m.group_rows = group_rows;
   m.kind = KindFor(type);
   const int tiles = IsQuantized(m.kind) ? cols / kTileColumns : cols;
-  m.group_bytes = TileBytes(m.kind) * static_cast<size_t>(tiles);
+  m.group_bytes = TileBytes(m.kind, group_rows) * static_cast<size_t>(tiles);
   uint8_t* data = arena->Allocate(m.packed_bytes());
   m.data = data;
   pool->Run([&](ThreadPool::Context& context) {
@@ -189,25 +201,26 @@ CpuMatrix PackMatrix(DType type, int rows, int cols, std::span<const uint8_t> sr
 void UnpackRow(const CpuMatrix& m, int row, float* out) {
   CHECK_GE(row, 0);
   CHECK_LT(row, m.rows);
-  const int lane = row % kGroupRows;
-  const uint8_t* at = m.group(row / kGroupRows);
-  const size_t tile_bytes = TileBytes(m.kind);
+  const int lane = row % m.group_rows;
+  const uint8_t* at = m.group(row / m.group_rows);
+  const size_t tile_bytes = TileBytes(m.kind, m.group_rows);
   if (!IsQuantized(m.kind)) {
-    at += static_cast<size_t>(lane) * (tile_bytes / kGroupRows);
+    at += static_cast<size_t>(lane) * (tile_bytes / static_cast<size_t>(m.group_rows));
     for (int k = 0; k < m.cols; ++k, at += tile_bytes) out[k] = UnpackFloat(m.kind, at);
     return;
   }
+  const TileShape shape{m.kind, m.group_rows};
   const int scales = ScalesPerTile(m.kind);
   for (int k0 = 0; k0 < m.cols; k0 += kTileColumns, at += tile_bytes) {
     for (int k = 0; k < kTileColumns; ++k) {
       const int s = scales == 2 ? k / 16 : 0;
-      const float scale = LoadScale(m.kind, at, s, lane);
-      const int code = UnpackCode(m.kind, at + CodesOffset(m.kind), lane, k);
+      const float scale = LoadScale(shape, at, s, lane);
+      const int code = UnpackCode(shape, at + shape.codes_offset(), lane, k);
       if (m.kind == PackedKind::kU4Half) {
         out[k0 + k] = scale * static_cast<float>(code - 8);
       } else {
         const float product = scale * static_cast<float>(code);
-        out[k0 + k] = HasMin(m.kind) ? product + LoadScale(m.kind, at, scales + s, lane) : product;
+        out[k0 + k] = HasMin(m.kind) ? product + LoadScale(shape, at, scales + s, lane) : product;
       }
     }
   }

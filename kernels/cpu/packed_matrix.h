@@ -1,12 +1,12 @@
-// A weight matrix as the CPU kernels read it: 8-row groups of 8-row x 32-column tiles, so that one 32-bit broadcast of
-// activations meets 8 rows and no sum ever crosses lanes. Block-quantised GGUF types keep their codes exactly, as 4-bit
-// unsigned or 8-bit signed codes with a scale and possibly a minimum per 32 (or 16) columns; F32, F16 and BF16 stay as
-// they are, column by column.
+// A weight matrix as the CPU kernels read it: groups of G rows (8, or 16 for a family with 64-byte vectors) cut into
+// tiles of G rows x 32 columns, so that one 32-bit broadcast of activations meets G rows and no sum ever crosses lanes.
+// Block-quantised GGUF types keep their codes exactly, as 4-bit unsigned or 8-bit signed codes with a scale and
+// possibly a minimum per 32 (or 16) columns; F32, F16 and BF16 stay as they are, column by column.
 //
-// Bytes of a group: its tiles in column order. Bytes of a tile: scales [8] (twice [8] with 16-column scales), minima
-// likewise where the kind has them, then codes. 8-bit codes: vector i (32 bytes) holds columns 4i…4i+3 of row r at
-// bytes 4r…4r+3. 4-bit codes: vector j (32 bytes) holds vector j of the 8-bit order in its low nibbles and vector j + 4
-// in its high nibbles. Float kinds: [column][8 rows]. Rows beyond the matrix are zero.
+// Bytes of a group: its tiles in column order. Bytes of a tile: scales [G] (twice [G] with 16-column scales), minima
+// likewise where the kind has them, then codes. 8-bit codes: vector i (4 G bytes) holds columns 4i…4i+3 of row r at
+// bytes 4r…4r+3. 4-bit codes: vector j holds vector j of the 8-bit order in its low nibbles and vector j + 4 in its
+// high nibbles. Float kinds: [column][G rows]. Rows beyond the matrix are zero.
 //
 // Thread-safety: plain values.  Owns nothing: the bytes are the arena's of the CpuOps that packed it.
 // Errors: CHECK on shapes that contradict each other.  Source: ours.
@@ -23,7 +23,6 @@
 
 namespace dunlin::kernels::cpu {
 
-inline constexpr int kGroupRows = 8;
 inline constexpr int kTileColumns = 32;
 
 // value = scale * code + min.
@@ -45,11 +44,12 @@ constexpr bool IsQuantized(PackedKind kind) { return kind < PackedKind::kF32; }
 struct CpuMatrix {
   int rows = 0;
   int cols = 0;
+  int group_rows = 0;
   PackedKind kind = PackedKind::kF32;
   const uint8_t* data = nullptr;
   size_t group_bytes = 0;
 
-  int num_groups() const { return (rows + kGroupRows - 1) / kGroupRows; }
+  int num_groups() const { return (rows + group_rows - 1) / group_rows; }
   const uint8_t* group(int g) const { return data + static_cast<size_t>(g) * group_bytes; }
   // What one pass over the matrix reads.
   uint64_t packed_bytes() const { return static_cast<uint64_t>(num_groups()) * group_bytes; }
@@ -57,10 +57,11 @@ struct CpuMatrix {
 
 PackedKind KindFor(DType type);
 // Bytes of a tile (quantised kinds) or of a column of a group (float kinds).
-size_t TileBytes(PackedKind kind);
+size_t TileBytes(PackedKind kind, int group_rows);
 
 // src: the rows' blocks as a GGUF file stores them, any alignment; exactly rows * RowBytes(type, cols) bytes.
-CpuMatrix PackMatrix(DType type, int rows, int cols, std::span<const uint8_t> src, Arena* arena, ThreadPool* pool);
+CpuMatrix PackMatrix(DType type, int rows, int cols, int group_rows, std::span<const uint8_t> src, Arena* arena,
+                     ThreadPool* pool);
 
 // One row back as floats, equal to DequantizeRow of the bytes it came from. out: [cols].
 void UnpackRow(const CpuMatrix& matrix, int row, float* out);

@@ -30,27 +30,29 @@ struct ActivationLayout {
   size_t bytes() const { return (half_code_sum_offset() + 8 * groups() + 63) / 64 * 64; }
 };
 
-inline constexpr int kBlockGroups = 4;                        // 8-row groups that one Multiply call covers at most
-inline constexpr int kBlockRows = kBlockGroups * kGroupRows;  // outputs of a block
-inline constexpr int kSegmentTokens = 256;                    // attention merges partial results of this many positions
+inline constexpr int kBlockRows = 32;       // outputs that one multiply call covers at most
+inline constexpr int kSegmentTokens = 256;  // attention merges partial results of this many positions
 
 inline constexpr int kMaxItemVectors = 24;  // query vectors of one segment call: enough to amortise decoding a page,
                                             // few enough for the cache
 inline constexpr int kScanBlock = 32;       // logits per maximum
 
-// y block = up to four consecutive 8-row groups of a matrix times all activation rows.
+// y block = up to kBlockRows consecutive outputs (whole groups) of a matrix times all activation rows.
 struct MultiplyArgs {
-  const CpuMatrix* matrix = nullptr;
+  const CpuMatrix* matrix = nullptr;  // packed with the table's group_rows
   int first_group = 0;
-  int num_groups = 0;             // 1…kBlockGroups
+  int num_groups = 0;             // 1…kBlockRows / group_rows
   const uint8_t* rows = nullptr;  // activation records (quantised kinds) or f32 rows
   size_t row_stride = 0;          // bytes
   int num_rows = 0;
   uint8_t* scratch = nullptr;  // ExpandedBytes(cols), 64-byte aligned
   float* out = nullptr;        // [num_rows][kBlockRows]; columns of absent groups are left alone
+  // What the caller reads next; fetched meanwhile where the work is long enough to leave the prefetchers idle.
+  const uint8_t* next = nullptr;
+  size_t next_bytes = 0;
 };
 constexpr size_t ExpandedBytes(int cols) {
-  return static_cast<size_t>(cols + kTileColumns - 1) / kTileColumns * kBlockGroups * (kGroupRows * (8 + kTileColumns));
+  return static_cast<size_t>(cols + kTileColumns - 1) / kTileColumns * (kBlockRows * (8 + kTileColumns));
 }
 
 // The segment kernel reads stored values divided by this power of two: the caller multiplies q (for K) and the result
@@ -99,6 +101,7 @@ struct ScorePagesArgs {
 
 struct KernelTable {
   Isa isa;
+  int group_rows;  // of the matrices that multiply reads
 
   // out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);

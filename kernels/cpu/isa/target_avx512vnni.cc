@@ -1,4 +1,4 @@
-// The AVX2 kernels with 256-bit VNNI dot products. See target_avx2.cc.
+// The kernels in AVX-512 with VNNI dot products; eight-lane operations as in AVX2. See target_avx2.cc.
 
 #include <bit>
 #include <cmath>
@@ -13,7 +13,6 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define DUNLIN_DPBUSD _mm256_dpbusd_epi32
 #define DUNLIN_AVX512
 #define DUNLIN_INLINE inline __attribute__((always_inline))
 
@@ -21,6 +20,8 @@
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"))), \
                              apply_to = function)
 #else
+// GCC 12 takes the "undefined" operand of its own AVX-512 intrinsics for an uninitialised variable (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #endif
@@ -28,6 +29,7 @@
 namespace dunlin::kernels::cpu::avx512vnni_target {
 namespace {
 #include "kernels/cpu/isa/vec_avx2.inc"
+#include "kernels/cpu/isa/vec_avx512.inc"
 }  // namespace
 #include "kernels/cpu/isa/kernels.inc"
 }  // namespace dunlin::kernels::cpu::avx512vnni_target

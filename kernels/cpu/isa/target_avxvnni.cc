@@ -13,7 +13,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#define DUNLIN_DPBUSD _mm256_dpbusd_avx_epi32
+#define DUNLIN_AVXVNNI
 #define DUNLIN_INLINE inline __attribute__((always_inline))
 
 #if defined(__clang__)

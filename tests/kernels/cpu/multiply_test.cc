@@ -60,7 +60,10 @@ double Tolerance(const float* w, const float* x, int cols, bool quantized) {
   return rounding * 1.001 + magnitude * (cols / 8.0 + 8.0) * 0x1p-24 + 1e-30;
 }
 
-TEST(PackedMatrixTest, RowsComeBackAsTheFileMeansThem) {
+// The rows of a group: what a family's vectors hold.
+class PackedMatrixTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(PackedMatrixTest, RowsComeBackAsTheFileMeansThem) {
   Random random(1);
   ThreadPool pool(2);
   for (DType type : kAllTypes) {
@@ -68,7 +71,7 @@ TEST(PackedMatrixTest, RowsComeBackAsTheFileMeansThem) {
       const int cols = RoundToBlocks(type, c.cols);
       const std::vector<uint8_t> bytes = RandomWeights(type, int64_t{c.rows} * cols, &random);
       Arena arena;
-      const CpuMatrix m = PackMatrix(type, c.rows, cols, bytes, &arena, &pool);
+      const CpuMatrix m = PackMatrix(type, c.rows, cols, GetParam(), bytes, &arena, &pool);
       std::vector<float> expected(static_cast<size_t>(c.rows) * static_cast<size_t>(cols));
       DequantizeRow(type, bytes, expected);
       std::vector<float> row(static_cast<size_t>(cols));
@@ -82,6 +85,8 @@ TEST(PackedMatrixTest, RowsComeBackAsTheFileMeansThem) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(GroupRows, PackedMatrixTest, ::testing::Values(8, 16));
 
 class MultiplyTest : public ::testing::TestWithParam<DType> {};
 
