@@ -14,6 +14,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
+#define DUNLIN_NEON
 #define DUNLIN_INLINE inline __attribute__((always_inline))
 
 #if defined(__clang__)

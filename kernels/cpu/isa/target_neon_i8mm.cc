@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "kernels/cpu/isa/kernel_table.h"
 #include "kernels/cpu/isa/targets.h"
@@ -14,6 +15,7 @@
 #include <arm_neon.h>
 
 #define DUNLIN_I8MM
+#define DUNLIN_NEON
 #define DUNLIN_INLINE inline __attribute__((always_inline))
 
 #if defined(__clang__)
