@@ -71,7 +71,7 @@ void CpuOps::Reserve(const OpLimits& limits) {
     for (std::vector<float>& block : s.block) block.assign(Index(block_rows) * kBlockRows, 0.0f);
     s.sampler.Reserve(limits.vocab);
   }
-  ReserveAttention();
+  attention_.Reserve(limits, *kernels_, num_threads());
 }
 
 void CpuOps::Inputs::Need(const Matrix& w) {
@@ -235,13 +235,24 @@ Traffic CpuOps::AttentionInput(const AttentionInputArgs<Matrix>& args, const Att
     total_saturated.fetch_add(count, std::memory_order_relaxed);
     if (!kv.layout.has_key_bounds()) return;
     context.Barrier();
-    WriteCompletedBounds(context, 3, batch, kv, args.layer);
+    attention_.WriteCompletedBounds(context, 3, batch, kv, args.layer);
   });
   *saturated += total_saturated.load(std::memory_order_relaxed);
   Traffic t;
   t.weight_bytes = args.wq->packed_bytes() + args.wk->packed_bytes() + args.wv->packed_bytes();
   t.kv_write_bytes = kv.layout.AppendBytes({batch.positions, Index(batch.num_rows)});
   t.activation_bytes = FloatBytes(batch.num_rows, inputs.cols + q_width);
+  return t;
+}
+
+Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv, int layer,
+                               const float* q, float* out) {
+  const AttentionCall call{shape, batch, kv, layer, q, out};
+  attention_.Plan(shape, batch, kv.layout);
+  pool_.Run([&](ThreadPool::Context& context) { attention_.Run(call, context, 0); });
+  Traffic t;
+  t.kv_read_bytes = attention_.KvReadBytes(call);
+  t.activation_bytes = 2 * FloatBytes(batch.num_rows, shape.num_q_heads * shape.head_dim);
   return t;
 }
 
