@@ -129,11 +129,14 @@ struct KernelTable {
 
   // out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-  // x [layout.cols] to a record; halves: also the per-16 sums.
-  void (*quantize_row)(const float* x, ActivationLayout layout, bool halves, uint8_t* record);
+  // x [32 * num_groups] to the groups from first_group on of a record; halves: also the per-16 sums.
+  void (*quantize_row)(const float* x, ActivationLayout layout, bool halves, size_t first_group, size_t num_groups,
+                       uint8_t* record);
   void (*multiply)(const MultiplyArgs& args);
   // to[i] += from[i].
   void (*add)(const float* from, int n, float* to);
+  // RoPE of one head.
+  void (*rotate)(const RopeTable& rope, int position, float* head);
   // out[i] = act(gate[i]) * up[i].
   void (*gate)(FfnActivation activation, const float* gate, const float* up, int n, float* out);
   // One token's K and V of one layer into its slot; the same bits as AppendToken. Returns saturated values.
