@@ -34,6 +34,10 @@ std::string SupervisedBy(pid_t supervisor);
 // One connection is one descriptor; the usual soft limit is reached by a few peers and probes too many.
 void RaiseFileLimit();
 
+// Makes the allocator map every larger block apart, so that it goes back when it is freed and untouched parts of it
+// never become resident; by default it learns from the first large block freed to keep such memory. First thing in
+// main().
+void MapLargeBlocks();
 // Gives memory that was freed, and that the allocator keeps, back to the system: after a start, which needs more than
 // the serving that follows. Milliseconds. Nothing happens where the allocator has no such call.
 void ReturnFreedMemory();

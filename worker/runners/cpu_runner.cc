@@ -10,7 +10,7 @@
 #include "worker/runners/create_runner.h"
 
 namespace dunlin::worker {
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::GgufFile& file,
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::ModelFile& file,
                                                              const RunnerOptions& options) {
   std::string error;
   const std::optional<kernels::cpu::Isa> isa = kernels::cpu::SelectIsa(std::getenv("DUNLIN_ISA"), &error);

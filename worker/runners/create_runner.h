@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& optio
 
 // `info` brings device, isa and threads; describe_weights(ops, &info) adds what is known once the weights are packed.
 template <typename Ops, typename DescribeWeights>
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile& file, RunnerOptions options,
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::ModelFile& file, RunnerOptions options,
                                                           std::unique_ptr<Ops> ops, RunnerInfo info,
                                                           DescribeWeights describe_weights) {
   ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));
