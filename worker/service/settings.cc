@@ -52,6 +52,7 @@ EngineOptions MakeEngineOptions(const dunlin::v1::ServerConfig& config) {
   options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
   options.num_scheduler_steps = static_cast<int>(config.num_scheduler_steps());
   options.inter_token_target = absl::Milliseconds(config.inter_token_target_ms());
+  options.num_speculative_tokens = static_cast<int>(config.num_speculative_tokens());
   options.enable_prefix_caching = config.enable_prefix_caching();
   options.record_cache_events = true;
   return options;
