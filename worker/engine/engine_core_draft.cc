@@ -36,8 +36,11 @@ bool EngineCore::AddDrafts() {
   if (options_.num_speculative_tokens == 0) return false;
   draft_views_.clear();
   for (Sequence* s : decoders_) draft_views_.push_back(Draft(s));
-  PlanDrafts(draft_views_, std::min(planner_.limits().max_rows, time_limit_), stats_.steps, step_time_,
-             options_.drafting, &draft_rows_);
+  DraftLimits limits;
+  limits.max_rows = planner_.limits().max_rows;
+  limits.drafting = options_.drafting;
+  if (options_.inter_token_target > absl::ZeroDuration()) limits.target = options_.inter_token_target;
+  PlanDrafts(draft_views_, limits, stats_.steps, step_time_, &draft_rows_);
   bool any = false;
   for (size_t i = 0; i < decoders_.size(); ++i) {
     Sequence* const s = decoders_[i];

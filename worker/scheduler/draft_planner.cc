@@ -1,6 +1,7 @@
 #include "worker/scheduler/draft_planner.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "base/check.h"
 
@@ -34,18 +35,18 @@ int32_t WorthIt(const DraftView& s, int32_t room, double row_seconds, Step* step
 
 }  // namespace
 
-void PlanDrafts(std::span<const DraftView> sequences, int32_t max_rows, uint64_t step, const StepTimeModel& model,
-                Drafting drafting, std::vector<int32_t>* rows) {
+void PlanDrafts(std::span<const DraftView> sequences, const DraftLimits& limits, uint64_t step,
+                const StepTimeModel& model, std::vector<int32_t>* rows) {
   const size_t n = sequences.size();
   rows->assign(n, 0);
-  auto room = max_rows - static_cast<int32_t>(n);
-  const bool always = drafting == Drafting::kAlways;
+  auto room = limits.max_rows - static_cast<int32_t>(n);
+  const bool always = limits.drafting == Drafting::kAlways;
   if (n == 0 || room <= 0 || (!always && !model.ready())) return;
   int64_t context = 0;
   for (const DraftView& s : sequences) context += s.context;
   const double seconds = absl::ToDoubleSeconds(model.Predict(static_cast<int32_t>(n), context));
-  Step planned{static_cast<double>(n), seconds,
-               n == 1 ? absl::ToDoubleSeconds(absl::InfiniteDuration()) : seconds * (1 + kMostDelay)};
+  const double undelayed = n == 1 ? std::numeric_limits<double>::infinity() : seconds * (1 + kMostDelay);
+  Step planned{static_cast<double>(n), seconds, std::min(undelayed, absl::ToDoubleSeconds(limits.target))};
   const auto [fixed, per_row, per_context] = model.coefficients();
   for (size_t k = 0; k < n && room > 0; ++k) {
     const size_t i = (step + k) % n;

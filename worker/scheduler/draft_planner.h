@@ -2,7 +2,8 @@
 // row of a draft brings a token with the chance that it and all before it are right, and lengthens the step by what the
 // step-time model says of a row. It is added while that buys tokens at a better rate than the step has without it; and
 // where others share the step, all drafts together may delay them by a bounded part of it. So at batch 1, where a step
-// costs its weights whatever it computes, drafts are long; where the machine computes, there are none.
+// costs its weights whatever it computes, drafts are long; where the machine computes, there are none. And no draft
+// makes a step longer than the inter-token target.
 // Thread-safety: pure function.  Cost: O(sequences * drafts); allocates nothing once *rows has grown.  Source: ours.
 #ifndef DUNLIN_WORKER_SCHEDULER_DRAFT_PLANNER_H_
 #define DUNLIN_WORKER_SCHEDULER_DRAFT_PLANNER_H_
@@ -13,6 +14,7 @@
 #include <span>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "worker/scheduler/step_time_model.h"
 
 namespace dunlin::worker {
@@ -30,10 +32,15 @@ struct DraftView {
 // When a draft is verified: when that is worth its time, or whenever there is one and room in the step (for tests).
 enum class Drafting : uint8_t { kWhenWorthIt, kAlways };
 
-// *rows: drafted tokens per sequence, 0 = none. max_rows: of the step, those that the sequences get anyway included.
-// step: whoever comes first changes with it.
-void PlanDrafts(std::span<const DraftView> sequences, int32_t max_rows, uint64_t step, const StepTimeModel& model,
-                Drafting drafting, std::vector<int32_t>* rows);
+struct DraftLimits {
+  int32_t max_rows = 256;  // of the step, those that the sequences get anyway included
+  absl::Duration target = absl::InfiniteDuration();
+  Drafting drafting = Drafting::kWhenWorthIt;
+};
+
+// *rows: drafted tokens per sequence, 0 = none. step: whoever comes first changes with it.
+void PlanDrafts(std::span<const DraftView> sequences, const DraftLimits& limits, uint64_t step,
+                const StepTimeModel& model, std::vector<int32_t>* rows);
 
 }  // namespace dunlin::worker
 
