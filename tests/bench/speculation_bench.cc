@@ -103,6 +103,7 @@ class Bench {
                     ? 0
                     : 100.0 * static_cast<double>(s.accepted_draft_tokens) / static_cast<double>(s.draft_tokens),
                 last[0].answers == last[1].answers ? "" : "  DIFFERENT ANSWERS");
+    std::fflush(stdout);  // a run takes minutes
     return last[0].answers == last[1].answers;
   }
 

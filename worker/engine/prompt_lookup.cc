@@ -10,7 +10,7 @@ namespace {
 
 constexpr int32_t kLeastEntries = 1 << 10, kMostEntries = 1 << 14;
 // What is thought of a match of up to 2, 4, 8 and more tokens before anything was seen.
-constexpr std::array<float, 4> kFirstOdds = {0.3f, 0.5f, 0.7f, 0.85f};
+constexpr std::array<float, 4> kFirstOdds = {0.4f, 0.65f, 0.8f, 0.9f};
 constexpr float kLearn = 0.125f;  // remembers about eight guesses
 
 }  // namespace
