@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "base/status_macros.h"
 #include "proto/config_flags.h"
+#include "proto/limits.h"
 #include "worker/kv_formats.h"
 
 namespace dunlin::worker {
@@ -45,6 +46,9 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   }
   return options;
 }
+
+// The flag's and a request's limit are one.
+static_assert(limits::kMaxDraftTokens == static_cast<uint32_t>(kMaxDraftTokens));
 
 EngineOptions MakeEngineOptions(const dunlin::v1::ServerConfig& config) {
   EngineOptions options;
