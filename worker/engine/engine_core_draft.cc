@@ -9,7 +9,7 @@
 
 namespace dunlin::worker {
 
-// How many tokens the sequence may have drafted in a step, penalties aside.
+// Tokens of the sequence that may be drafted in a step.
 int32_t EngineCore::MostDraft(const Sequence& s) const {
   if (s.sampler->penalised()) return 0;  // its next draw needs the tokens before it
   return std::min(options_.num_speculative_tokens, s.request.max_draft_tokens);
