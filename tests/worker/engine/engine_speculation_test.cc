@@ -62,7 +62,12 @@ TEST(EngineSpeculation, RepetitiveTextTakesFewerStepsAndSaysTheSame) {
 TEST(EngineSpeculation, TheEndIsWhereItIsWithoutItHoweverManyTokensAStepBrings) {
   for (int max_tokens = 1; max_tokens <= 40; ++max_tokens) {
     SCOPED_TRACE(max_tokens);
-    CoreHarness h(Repetitive(5, 0), Speculative(6));
+    worker::FakeRunnerOptions o = Repetitive(5, 0);
+    o.before_step = [max_tokens](const worker::StepBatch& b) {
+      EXPECT_LE(b.positions.back(), 9 + max_tokens - 2) << "a row that draws beyond the last token";
+      return absl::OkStatus();
+    };
+    CoreHarness h(o, Speculative(6));
     const auto client = h.Submit(Greedy(Prompt(9, 2), max_tokens));
     h.RunToEnd();
     EXPECT_EQ(client->tokens, h.runner.Greedy(Prompt(9, 2), max_tokens));
