@@ -149,17 +149,17 @@ void CpuOps::AttendItem(const AttentionCall& call, AttentionItem* item, ThreadSc
   WriteItem(call, *item, *scratch);
 }
 
-void CpuOps::AttendSplit(const AttentionCall& call, int num_segments, ThreadPool::Context& context) {
+void CpuOps::AttendSplit(const AttentionCall& call, int num_segments, ThreadPool::Context& context, int phase) {
   ThreadScratch* scratch = &scratch_[Index(context.thread())];
   const int num_items = static_cast<int>(items_.size());
   if (call.shape.top_pages > 0) {
-    for (int64_t i = context.Next(0); i < num_items; i = context.Next(0)) {
+    for (int64_t i = context.Next(phase); i < num_items; i = context.Next(phase)) {
       SelectItemPages(call, &items_[Index(i)], scratch, &selected_[Index(i) * Index(segments_)]);
     }
     context.Barrier();
   }
   while (true) {
-    const int64_t next = context.Next(1);
+    const int64_t next = context.Next(phase + 1);
     if (next >= int64_t{num_items} * num_segments) break;
     const int segment = static_cast<int>(next / num_items);
     const int i = static_cast<int>(next % num_items);
@@ -176,7 +176,7 @@ void CpuOps::AttendSplit(const AttentionCall& call, int num_segments, ThreadPool
     kernels_->attend_segment(args);
   }
   context.Barrier();
-  for (int64_t i = context.Next(2); i < num_items; i = context.Next(2)) {
+  for (int64_t i = context.Next(phase + 2); i < num_items; i = context.Next(phase + 2)) {
     MergeSplit(call, static_cast<int>(i), num_segments, scratch);
   }
 }
@@ -210,18 +210,16 @@ float* CpuOps::PartialAt(int item, int segment) const {
   return partials_.get() + (Index(item) * Index(segments_) + Index(segment)) * partial;
 }
 
-Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv, int layer,
-                               const float* q, float* out) {
+int CpuOps::PlanAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv) {
   CHECK_LE(batch.num_rows, limits_.max_rows);
   CHECK_EQ(shape.head_dim, limits_.attention.head_dim);
   CHECK_EQ(shape.num_q_heads, limits_.attention.num_q_heads);
   CHECK_EQ(shape.num_kv_heads, limits_.attention.num_kv_heads);
   const int page_tokens = kv.layout.page_tokens;
   CHECK(page_tokens == 8 || page_tokens == 16 || page_tokens == 32 || page_tokens == 64) << page_tokens;
-  const AttentionCall call{shape, batch, kv, layer, q, out};
-  BuildAttentionItems(shape, batch);
   CHECK(shape.top_pages >= 0 && shape.sinks >= 0 && shape.window >= 0);
   CHECK(shape.top_pages == 0 || (kv.layout.has_key_bounds() && limits_.attention.top_pages > 0));
+  BuildAttentionItems(shape, batch);
   bool single_rows = true;
   int longest = 0;
   for (const SequenceSlice& s : batch.sequences) {
@@ -230,18 +228,32 @@ Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& bat
     single_rows = single_rows && s.num_rows <= 1;
     longest = std::max(longest, tokens);
   }
-  const bool split = single_rows && items_.size() <= 2 * Index(num_threads()) && Segments(longest) > 1;
-  pool_.Run([&](ThreadPool::Context& context) {
-    if (split) return AttendSplit(call, Segments(longest), context);
-    while (true) {
-      const auto i = static_cast<size_t>(context.Next(0));
-      if (i >= items_.size()) return;
-      AttendItem(call, &items_[i], &scratch_[Index(context.thread())]);
-    }
-  });
+  const int segments = Segments(longest);
+  return single_rows && items_.size() <= 2 * Index(num_threads()) && segments > 1 ? segments : 0;
+}
+
+void CpuOps::Attend(const AttentionCall& call, int split_segments, ThreadPool::Context& context, int phase) {
+  if (split_segments > 0) return AttendSplit(call, split_segments, context, phase);
+  while (true) {
+    const auto i = static_cast<size_t>(context.Next(phase));
+    if (i >= items_.size()) return;
+    AttendItem(call, &items_[i], &scratch_[Index(context.thread())]);
+  }
+}
+
+Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv, int layer,
+                               const float* q, float* out) {
+  const int split_segments = PlanAttention(shape, batch, kv);
+  const AttentionCall call{shape, batch, kv, layer, q, out};
+  pool_.Run([&](ThreadPool::Context& context) { Attend(call, split_segments, context, /*phase=*/0); });
+  return AttentionTraffic(call);
+}
+
+Traffic CpuOps::AttentionTraffic(const AttentionCall& call) const {
   Traffic t;
   t.kv_read_bytes = KvReadBytes(call);
-  t.activation_bytes = 2 * static_cast<uint64_t>(batch.num_rows) * Index(shape.num_q_heads * shape.head_dim) * 4;
+  t.activation_bytes = 2 * static_cast<uint64_t>(call.batch.num_rows) *
+                       Index(call.shape.num_q_heads * call.shape.head_dim) * sizeof(float);
   return t;
 }
 

@@ -17,24 +17,29 @@
 
 namespace dunlin::kernels::cpu {
 
-// A quantised activation row is one record: codes int8 [cols], then per 32 columns scale f32 d, d * sum(codes) f32 and
-// -128 * sum(codes) int32, then the last two per 16 columns. A float row is f32 [cols].
+// 32 columns of a quantised activation row: value = scale * code. All that a tile's product needs lies together.
+struct ActivationBlock {
+  int8_t codes[kTileColumns];
+  float scale;
+  float sum;             // scale * (sum of the codes)
+  int32_t code_sum;      // -128 * (sum of the codes)
+  int32_t low_code_sum;  // the same of the first 16
+};
+static_assert(sizeof(ActivationBlock) == 48);
+
+// A quantised row is one record of ActivationBlocks; a float row is f32 [cols].
 struct ActivationLayout {
   int cols = 0;
-  size_t groups() const { return static_cast<size_t>(cols) / kTileColumns; }
-  size_t scale_offset() const { return static_cast<size_t>(cols); }
-  size_t sum_offset() const { return scale_offset() + 4 * groups(); }
-  size_t code_sum_offset() const { return sum_offset() + 4 * groups(); }
-  size_t half_sum_offset() const { return code_sum_offset() + 4 * groups(); }
-  size_t half_code_sum_offset() const { return half_sum_offset() + 8 * groups(); }
-  size_t bytes() const { return (half_code_sum_offset() + 8 * groups() + 63) / 64 * 64; }
+  size_t blocks() const { return static_cast<size_t>(cols) / kTileColumns; }
+  size_t bytes() const { return (blocks() * sizeof(ActivationBlock) + 63) / 64 * 64; }
 };
 
 inline constexpr int kBlockRows = 32;       // outputs that one multiply call covers at most
 inline constexpr int kSegmentTokens = 256;  // attention merges partial results of this many positions
 
-inline constexpr int kMaxItemVectors = 24;  // query vectors of one segment call: enough to amortise decoding a page,
+inline constexpr int kMaxItemVectors = 48;  // query vectors of one segment call: enough to amortise decoding a page,
                                             // few enough for the cache
+inline constexpr int kTileTokens = 64;      // whose decoded keys or values an attention kernel holds at a time
 inline constexpr int kScanBlock = 32;       // logits per maximum
 
 // y block = up to kBlockRows consecutive outputs (whole groups) of a matrix times all activation rows.
@@ -76,7 +81,7 @@ struct SegmentArgs {
   const uint32_t* selected = nullptr;
   int selected_stride = 0;
   const float* q = nullptr;   // [num_rows * num_heads][head_dim], times the attention scale and K's KvLoadFactor
-  float* tile = nullptr;      // [page_tokens * head_dim]
+  float* tile = nullptr;      // [kTileTokens * head_dim]
   float* scores = nullptr;    // [num_rows * num_heads][kSegmentTokens]
   float* v_scales = nullptr;  // [kSegmentTokens]
   // Results, per query vector: the maximum score, sum of exp(score - max), sum of exp(score - max) * V [head_dim] /
@@ -105,11 +110,13 @@ struct KernelTable {
 
   // out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-  // x [layout.cols] to a record; halves: also the per-16 sums.
-  void (*quantize_row)(const float* x, ActivationLayout layout, bool halves, uint8_t* record);
+  // x [32 * num_blocks] to as many blocks of a record.
+  void (*quantize)(const float* x, size_t num_blocks, ActivationBlock* blocks);
   void (*multiply)(const MultiplyArgs& args);
   // to[i] += from[i].
   void (*add)(const float* from, int n, float* to);
+  // RoPE of one head.
+  void (*rotate)(const RopeTable& rope, int position, float* head);
   // out[i] = act(gate[i]) * up[i].
   void (*gate)(FfnActivation activation, const float* gate, const float* up, int n, float* out);
   // One token's K and V of one layer into its slot; the same bits as AppendToken. Returns saturated values.
