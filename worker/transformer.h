@@ -1,8 +1,8 @@
 // The network, written once for every backend: what one step computes, as the ops of kernels/ops.h.
 // Thread-safety: engine thread only.  Borrows: everything.  Errors: none (shapes were checked at load).
-// Cost: 5 ops a layer, plus embedding; logits and sampling are separate because they run on chunks of the outputs.
-// Source: the llama architecture (arXiv 2302.13971) with grouped-query attention; optional biases and head norms as
-// qwen2/qwen3.
+// Cost: 5 ops or one fused call a layer, plus embedding; logits and sampling are separate because they run on chunks of
+// the outputs. Source: the llama architecture (arXiv 2302.13971) with grouped-query attention; optional biases and head
+// norms as qwen2/qwen3.
 #ifndef DUNLIN_WORKER_TRANSFORMER_H_
 #define DUNLIN_WORKER_TRANSFORMER_H_
 
@@ -11,6 +11,7 @@
 #include <optional>
 #include <vector>
 
+#include "kernels/layer_ops.h"
 #include "kernels/ops.h"
 
 namespace dunlin::worker {
@@ -49,43 +50,37 @@ struct Network {
   std::vector<kernels::KvRounding> kv_rounding;  // per layer; empty: to nearest
 };
 
-// Scratch of one step; rows = rows of the batch.
-struct Activations {
-  float* x = nullptr;     // [rows, hidden] the residual stream
-  float* q = nullptr;     // [rows, q_heads * head_dim]
-  float* attn = nullptr;  // [rows, q_heads * head_dim]
-  float* ffn = nullptr;   // [rows, ffn]
-};
-
 // Runs every layer over the batch; leaves the residual stream before the final norm in act.x, K and V in the pages.
 // *saturated += values that the page format could not hold.
 template <kernels::TransformerOps Ops>
 kernels::Traffic ForwardStep(Ops& ops, const Network& net, const Weights<typename Ops::Matrix>& weights,
-                             const kernels::BatchView& batch, const kernels::PagedKvView& kv, const Activations& act,
-                             int64_t* saturated) {
+                             const kernels::BatchView& batch, const kernels::PagedKvView& kv,
+                             const kernels::Activations& act, int64_t* saturated) {
   const auto pointer = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
   kernels::Traffic traffic = ops.Embed(weights.token_embd, batch, net.embedding_scale, act.x);
   for (size_t layer = 0; layer < weights.layers.size(); ++layer) {
     const LayerWeights<typename Ops::Matrix>& w = weights.layers[layer];
-    kernels::AttentionInputArgs<typename Ops::Matrix> input;
-    input.wq = &w.q;
-    input.wk = &w.k;
-    input.wv = &w.v;
-    input.norm = w.attn_norm.data();
-    input.eps = net.eps;
-    input.q_bias = pointer(w.q_bias);
-    input.k_bias = pointer(w.k_bias);
-    input.v_bias = pointer(w.v_bias);
-    input.q_norm = pointer(w.q_norm);
-    input.k_norm = pointer(w.k_norm);
-    input.rope = &net.rope;
-    if (!net.kv_rounding.empty()) input.rounding = net.kv_rounding[layer];
-    input.layer = static_cast<int>(layer);
-    traffic += ops.AttentionInput(input, net.attention, batch, kv, act.x, act.q, saturated);
-    traffic += ops.PagedAttention(net.attention, batch, kv, static_cast<int>(layer), act.q, act.attn);
-    traffic += ops.ProjectAdd(w.o, batch.num_rows, act.attn, act.x);
-    traffic += ops.GatedFfn(w.gate, w.up, w.ffn_norm.data(), net.eps, net.activation, batch.num_rows, act.x, act.ffn);
-    traffic += ops.ProjectAdd(w.down, batch.num_rows, act.ffn, act.x);
+    kernels::LayerArgs<typename Ops::Matrix> args;
+    args.input.wq = &w.q;
+    args.input.wk = &w.k;
+    args.input.wv = &w.v;
+    args.input.norm = w.attn_norm.data();
+    args.input.eps = net.eps;
+    args.input.q_bias = pointer(w.q_bias);
+    args.input.k_bias = pointer(w.k_bias);
+    args.input.v_bias = pointer(w.v_bias);
+    args.input.q_norm = pointer(w.q_norm);
+    args.input.k_norm = pointer(w.k_norm);
+    args.input.rope = &net.rope;
+    if (!net.kv_rounding.empty()) args.input.rounding = net.kv_rounding[layer];
+    args.input.layer = static_cast<int>(layer);
+    args.wo = &w.o;
+    args.ffn_norm = w.ffn_norm.data();
+    args.w_gate = &w.gate;
+    args.w_up = &w.up;
+    args.w_down = &w.down;
+    args.activation = net.activation;
+    traffic += kernels::RunLayer(ops, args, net.attention, batch, kv, act, saturated);
   }
   return traffic;
 }

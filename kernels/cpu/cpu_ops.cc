@@ -10,31 +10,9 @@
 namespace dunlin::kernels::cpu {
 namespace {
 
-constexpr int kRowsPerPass = 256;  // activation rows that stay in the second-level cache while weights stream by
-constexpr size_t kAlign = 64;
-
 size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 uint64_t FloatBytes(int64_t rows, int64_t cols) { return static_cast<uint64_t>(rows * cols) * sizeof(float); }
-
-uint8_t* Aligned(const std::unique_ptr<uint8_t[]>& memory) {
-  const auto address = reinterpret_cast<uintptr_t>(memory.get());
-  return memory.get() + ((kAlign - address % kAlign) % kAlign);
-}
-
-void RotateHead(const RopeTable& rope, int position, float* head) {
-  const int half = rope.dims / 2;
-  const float* cos = rope.cos + Index(position) * Index(half);
-  const float* sin = rope.sin + Index(position) * Index(half);
-  const bool adjacent = rope.pairing == RopePairing::kAdjacent;
-  for (int i = 0; i < half; ++i) {
-    float* a = head + (adjacent ? 2 * i : i);
-    float* b = head + (adjacent ? 2 * i + 1 : i + half);
-    const float x = *a, y = *b;
-    *a = x * cos[i] - y * sin[i];
-    *b = x * sin[i] + y * cos[i];
-  }
-}
 
 void AddBias(const float* bias, int n, float* row) {
   if (bias == nullptr) return;
@@ -43,7 +21,8 @@ void AddBias(const float* bias, int n, float* row) {
 
 }  // namespace
 
-CpuOps::CpuOps(int num_threads, Isa isa) : kernels_(&GetKernels(isa)), pool_(num_threads) {}
+CpuOps::CpuOps(int num_threads, Isa isa)
+    : kernels_(&GetKernels(isa)), pool_(num_threads), products_(kernels_, &pool_) {}
 
 CpuMatrix CpuOps::Pack(DType type, int rows, int cols, std::span<const uint8_t> bytes) {
   return PackMatrix(type, rows, cols, kernels_->group_rows, bytes, &arena_, &pool_);
@@ -52,112 +31,17 @@ CpuMatrix CpuOps::Pack(DType type, int rows, int cols, std::span<const uint8_t> 
 void CpuOps::Reserve(const OpLimits& limits) {
   limits_ = limits;
   const AttentionShape& a = limits.attention;
-  const int q_width = a.num_q_heads * a.head_dim;
-  max_cols_ = std::max({limits.hidden, limits.ffn, q_width, 1});
-  max_rows_ = std::max({limits.max_rows, limits.max_outputs, 1});
-  normed_.assign(Index(max_rows_) * Index(max_cols_), 0.0f);
-  record_memory_ =
-      std::make_unique<uint8_t[]>(Index(max_rows_) * ActivationLayout{(max_cols_ + 31) / 32 * 32}.bytes() + kAlign);
-  records_ = Aligned(record_memory_);
+  products_.Reserve(std::max({limits.max_rows, limits.max_outputs, 1}),
+                    std::max({limits.hidden, limits.ffn, a.num_q_heads * a.head_dim, 1}));
   k_.assign(Index(limits.max_rows) * Index(a.num_kv_heads * a.head_dim), 0.0f);
   v_.assign(k_.size(), 0.0f);
   scratch_.clear();
   scratch_.resize(Index(num_threads()));
-  const int block_rows = std::min(max_rows_, kRowsPerPass);
   for (ThreadScratch& s : scratch_) {
-    s.row.assign(Index(max_cols_), 0.0f);
-    s.expanded_memory = std::make_unique<uint8_t[]>(ExpandedBytes(max_cols_) + kAlign);
-    s.expanded = Aligned(s.expanded_memory);
-    for (std::vector<float>& block : s.block) block.assign(Index(block_rows) * kBlockRows, 0.0f);
+    s.gated.assign(kBlockRows, 0.0f);
     s.sampler.Reserve(limits.vocab);
   }
-  ReserveAttention();
-}
-
-void CpuOps::Inputs::Need(const Matrix& w) {
-  CHECK(cols == 0 || cols == w.cols) << w.cols;
-  cols = w.cols;
-  quantized = quantized || IsQuantized(w.kind);
-  halves = halves || w.kind == PackedKind::kS8FloatMin16;
-  floats = floats || !IsQuantized(w.kind);
-}
-
-CpuOps::Inputs CpuOps::MakeInputs(std::initializer_list<const Matrix*> matrices, const float* x,
-                                  const float* norm) const {
-  Inputs inputs;
-  for (const Matrix* m : matrices) inputs.Need(*m);
-  CHECK_LE(inputs.cols, max_cols_);
-  const float* rows = norm != nullptr ? normed_.data() : x;
-  inputs.float_rows = reinterpret_cast<const uint8_t*>(rows);
-  inputs.float_stride = Index(inputs.cols) * sizeof(float);
-  return inputs;
-}
-
-void CpuOps::PrepareRows(ThreadPool::Context& context, int phase, const Inputs& inputs, const float* x,
-                         const int32_t* rows, const float* norm, float eps, int num_rows) {
-  const ActivationLayout layout{inputs.cols};
-  float* scratch_row = scratch_[Index(context.thread())].row.data();
-  while (true) {
-    const int64_t r = context.Next(phase);
-    if (r >= num_rows) return;
-    const float* row = x + Index(rows != nullptr ? rows[r] : r) * Index(inputs.cols);
-    if (norm != nullptr) {
-      float* to = inputs.floats ? normed_.data() + Index(r) * Index(inputs.cols) : scratch_row;
-      kernels_->rms_norm(row, norm, eps, inputs.cols, to);
-      row = to;
-    }
-    if (inputs.quantized) kernels_->quantize_row(row, layout, inputs.halves, records_ + Index(r) * layout.bytes());
-  }
-}
-
-void CpuOps::MultiplyBlock(const Matrix& w, const Inputs& inputs, int first_group, int num_groups, int first_row,
-                           int num_rows, uint8_t* expanded, float* out) const {
-  MultiplyArgs args;
-  args.matrix = &w;
-  args.first_group = first_group;
-  args.num_groups = num_groups;
-  args.row_stride = IsQuantized(w.kind) ? ActivationLayout{w.cols}.bytes() : inputs.float_stride;
-  args.rows = (IsQuantized(w.kind) ? records_ : inputs.float_rows) + Index(first_row) * args.row_stride;
-  args.num_rows = num_rows;
-  args.scratch = expanded;
-  args.out = out;
-  const int next_group = first_group + num_groups;
-  if (next_group < w.num_groups()) {
-    args.next = w.group(next_group);
-    args.next_bytes = static_cast<size_t>(std::min(num_groups, w.num_groups() - next_group)) * w.group_bytes;
-  }
-  kernels_->multiply(args);
-}
-
-template <typename Emit>
-void CpuOps::MultiplyBlocks(ThreadPool::Context& context, int phase, std::span<const Matrix* const> matrices,
-                            const Inputs& inputs, int num_rows, Emit emit) {
-  ThreadScratch& scratch = scratch_[Index(context.thread())];
-  const int block_groups = kBlockRows / kernels_->group_rows;
-  const auto num_blocks = [](const Matrix& m) { return (m.rows + kBlockRows - 1) / kBlockRows; };
-  int blocks = 0;
-  for (const Matrix* m : matrices) blocks += num_blocks(*m);
-  const int passes = (num_rows + kRowsPerPass - 1) / kRowsPerPass;
-  const int items = blocks * passes;
-  // Small enough to balance a busy machine, large enough that reads stay sequential.
-  const int chunk = std::clamp(items / (context.num_threads() * 8), 1, 16);
-  while (true) {
-    const int64_t first = context.Next(phase) * chunk;
-    if (first >= items) return;
-    for (int item = static_cast<int>(first); item < std::min<int64_t>(first + chunk, items); ++item) {
-      const int first_row = item / blocks * kRowsPerPass;
-      const int rows = std::min(kRowsPerPass, num_rows - first_row);
-      int block = item % blocks;
-      size_t index = 0;
-      for (; block >= num_blocks(*matrices[index]); ++index) block -= num_blocks(*matrices[index]);
-      const Matrix& w = *matrices[index];
-      const int group = block * block_groups;
-      float* out = scratch.block[0].data();
-      MultiplyBlock(w, inputs, group, std::min(block_groups, w.num_groups() - group), first_row, rows, scratch.expanded,
-                    out);
-      emit(index, block * kBlockRows, std::min(kBlockRows, w.rows - block * kBlockRows), first_row, rows, out);
-    }
-  }
+  attention_.Reserve(limits, *kernels_, num_threads());
 }
 
 Traffic CpuOps::Embed(const Matrix& table, const BatchView& batch, float scale, float* x) {
@@ -176,119 +60,171 @@ Traffic CpuOps::Embed(const Matrix& table, const BatchView& batch, float scale, 
   return t;
 }
 
-void CpuOps::FinishRow(const AttentionInputArgs<Matrix>& args, const AttentionShape& shape, int position, float* q,
-                       float* k, float* v) const {
-  const int dim = shape.head_dim;
-  AddBias(args.q_bias, shape.num_q_heads * dim, q);
-  AddBias(args.k_bias, shape.num_kv_heads * dim, k);
-  AddBias(args.v_bias, shape.num_kv_heads * dim, v);
-  for (int h = 0; h < shape.num_q_heads; ++h, q += dim) {
-    if (args.q_norm != nullptr) kernels_->rms_norm(q, args.q_norm, args.eps, dim, q);
-    RotateHead(*args.rope, position, q);
+void CpuOps::CheckAttentionInput(const AttentionInputCall& call) const {
+  CHECK_LE(call.batch.num_rows, limits_.max_rows);
+  CHECK_EQ(call.args.wq->rows, call.shape.num_q_heads * call.shape.head_dim);
+  CHECK_EQ(call.args.wk->rows, call.shape.num_kv_heads * call.shape.head_dim);
+  CHECK_EQ(call.args.wv->rows, call.args.wk->rows);
+}
+
+void CpuOps::FinishQueries(const AttentionInputCall& call, int row) const {
+  const int dim = call.shape.head_dim;
+  float* q = call.q + Index(row) * Index(call.args.wq->rows);
+  AddBias(call.args.q_bias, call.args.wq->rows, q);
+  for (int h = 0; h < call.shape.num_q_heads; ++h, q += dim) {
+    if (call.args.q_norm != nullptr) kernels_->rms_norm(q, call.args.q_norm, call.args.eps, dim, q);
+    kernels_->rotate(*call.args.rope, call.batch.positions[row], q);
   }
-  for (int h = 0; h < shape.num_kv_heads; ++h, k += dim) {
-    if (args.k_norm != nullptr) kernels_->rms_norm(k, args.k_norm, args.eps, dim, k);
-    RotateHead(*args.rope, position, k);
+}
+
+int CpuOps::FinishKeyValue(const AttentionInputCall& call, int row, const SequenceSlice& sequence) {
+  const int dim = call.shape.head_dim;
+  const int width = call.args.wk->rows;
+  float* k = k_.data() + Index(row) * Index(width);
+  float* v = v_.data() + Index(row) * Index(width);
+  AddBias(call.args.k_bias, width, k);
+  AddBias(call.args.v_bias, width, v);
+  for (int h = 0; h < call.shape.num_kv_heads; ++h) {
+    float* head = k + h * dim;
+    if (call.args.k_norm != nullptr) kernels_->rms_norm(head, call.args.k_norm, call.args.eps, dim, head);
+    kernels_->rotate(*call.args.rope, call.batch.positions[row], head);
   }
+  const int token = sequence.context_tokens + row - sequence.first_row;
+  const PageLayout& layout = call.kv.layout;
+  uint8_t* page = call.kv.page(sequence.pages[token / layout.page_tokens]);
+  return kernels_->append_token(layout, page, call.args.layer, token % layout.page_tokens, k, v, call.args.rounding);
+}
+
+// Phases: 4.
+void CpuOps::RunAttentionInput(ThreadPool::Context& context, int phase, AttentionInputCall* call) {
+  const AttentionInputArgs<Matrix>& args = call->args;
+  const Matrix* const matrices[3] = {args.wq, args.wk, args.wv};
+  float* const outputs[3] = {call->q, k_.data(), v_.data()};
+  const Products::Inputs inputs =
+      products_.Prepare(context, phase, matrices, {call->x, nullptr, args.norm, args.eps}, call->batch.num_rows);
+  products_.Multiply(context, phase + 1, matrices, inputs,
+                     [&](size_t m, int first, int count, int first_row, int rows, const float* block) {
+                       const size_t width = Index(matrices[m]->rows);
+                       for (int r = 0; r < rows; ++r) {
+                         std::memcpy(outputs[m] + Index(first_row + r) * width + first, block + r * kBlockRows,
+                                     Index(count) * sizeof(float));
+                       }
+                     });
+  context.Barrier();
+  // Two items a row, so that one row keeps two threads busy.
+  int64_t saturated = 0;
+  const std::span<const SequenceSlice> sequences = call->batch.sequences;
+  context.ForShare(phase + 2, int64_t{2} * call->batch.num_rows, 2, [&](int64_t begin, int64_t end) {
+    size_t s = 0;
+    for (int64_t item = begin; item < end; ++item) {
+      const int row = static_cast<int>(item / 2);
+      if (item % 2 == 0) {
+        FinishQueries(*call, row);
+        continue;
+      }
+      while (sequences[s].first_row + sequences[s].num_rows <= row) ++s;
+      saturated += FinishKeyValue(*call, row, sequences[s]);
+    }
+  });
+  if (saturated > 0) call->saturated.fetch_add(saturated, std::memory_order_relaxed);
+  if (!call->kv.layout.has_key_bounds()) return;
+  context.Barrier();
+  attention_.WriteCompletedBounds(context, phase + 3, call->batch, call->kv, args.layer);
+}
+
+Traffic CpuOps::AttentionInputTraffic(const AttentionInputCall& call) const {
+  const AttentionInputArgs<Matrix>& args = call.args;
+  Traffic t;
+  t.weight_bytes = args.wq->packed_bytes() + args.wk->packed_bytes() + args.wv->packed_bytes();
+  t.kv_write_bytes = call.kv.layout.AppendBytes({call.batch.positions, Index(call.batch.num_rows)});
+  t.activation_bytes = FloatBytes(call.batch.num_rows, args.wq->cols + args.wq->rows);
+  return t;
 }
 
 Traffic CpuOps::AttentionInput(const AttentionInputArgs<Matrix>& args, const AttentionShape& shape,
                                const BatchView& batch, const PagedKvView& kv, const float* x, float* q,
                                int64_t* saturated) {
-  CHECK_LE(batch.num_rows, limits_.max_rows);
-  const int q_width = shape.num_q_heads * shape.head_dim;
-  const int kv_width = shape.num_kv_heads * shape.head_dim;
-  CHECK_EQ(args.wq->rows, q_width);
-  CHECK_EQ(args.wk->rows, kv_width);
-  CHECK_EQ(args.wv->rows, kv_width);
-  const Inputs inputs = MakeInputs({args.wq, args.wk, args.wv}, x, args.norm);
-  const Matrix* const matrices[3] = {args.wq, args.wk, args.wv};
-  float* const outputs[3] = {q, k_.data(), v_.data()};
-  const int widths[3] = {q_width, kv_width, kv_width};
-  std::atomic<int64_t> total_saturated{0};
-  pool_.Run([&](ThreadPool::Context& context) {
-    PrepareRows(context, 0, inputs, x, nullptr, args.norm, args.eps, batch.num_rows);
-    context.Barrier();
-    MultiplyBlocks(context, 1, matrices, inputs, batch.num_rows,
-                   [&](size_t m, int first, int count, int first_row, int rows, const float* block) {
-                     for (int r = 0; r < rows; ++r) {
-                       std::memcpy(outputs[m] + Index(first_row + r) * Index(widths[m]) + first, block + r * kBlockRows,
-                                   Index(count) * sizeof(float));
-                     }
-                   });
-    context.Barrier();
-    int64_t count = 0;
-    size_t s = 0;  // rows come in ascending order, and so do sequences
-    while (true) {
-      const int64_t r = context.Next(2);
-      if (r >= batch.num_rows) break;
-      while (batch.sequences[s].first_row + batch.sequences[s].num_rows <= r) ++s;
-      const SequenceSlice& sequence = batch.sequences[s];
-      float* k_row = k_.data() + Index(r) * Index(kv_width);
-      float* v_row = v_.data() + Index(r) * Index(kv_width);
-      FinishRow(args, shape, batch.positions[r], q + Index(r) * Index(q_width), k_row, v_row);
-      const int token = sequence.context_tokens + static_cast<int>(r) - sequence.first_row;
-      uint8_t* page = kv.page(sequence.pages[token / kv.layout.page_tokens]);
-      count += kernels_->append_token(kv.layout, page, args.layer, token % kv.layout.page_tokens, k_row, v_row,
-                                      args.rounding);
-    }
-    total_saturated.fetch_add(count, std::memory_order_relaxed);
-    if (!kv.layout.has_key_bounds()) return;
-    context.Barrier();
-    WriteCompletedBounds(context, 3, batch, kv, args.layer);
-  });
-  *saturated += total_saturated.load(std::memory_order_relaxed);
+  AttentionInputCall call{args, shape, batch, kv, x, q};
+  CheckAttentionInput(call);
+  pool_.Run([&](ThreadPool::Context& context) { RunAttentionInput(context, 0, &call); });
+  *saturated += call.saturated.load(std::memory_order_relaxed);
+  return AttentionInputTraffic(call);
+}
+
+Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv, int layer,
+                               const float* q, float* out) {
+  const AttentionCall call{shape, batch, kv, layer, q, out};
+  attention_.Plan(shape, batch, kv.layout);
+  pool_.Run([&](ThreadPool::Context& context) { attention_.Run(call, context, 0); });
+  return AttentionTraffic(call);
+}
+
+Traffic CpuOps::AttentionTraffic(const AttentionCall& call) const {
   Traffic t;
-  t.weight_bytes = args.wq->packed_bytes() + args.wk->packed_bytes() + args.wv->packed_bytes();
-  t.kv_write_bytes = kv.layout.AppendBytes({batch.positions, Index(batch.num_rows)});
-  t.activation_bytes = FloatBytes(batch.num_rows, inputs.cols + q_width);
+  t.kv_read_bytes = attention_.KvReadBytes(call);
+  t.activation_bytes = 2 * FloatBytes(call.batch.num_rows, call.shape.num_q_heads * call.shape.head_dim);
   return t;
 }
 
+// Phases: 1.
+void CpuOps::RunProjectAdd(ThreadPool::Context& context, int phase, const Matrix& w, const Products::Inputs& inputs,
+                           float* residual) {
+  const Matrix* const matrices[1] = {&w};
+  products_.Multiply(
+      context, phase, matrices, inputs, [&](size_t, int first, int count, int first_row, int rows, const float* block) {
+        for (int r = 0; r < rows; ++r) {
+          kernels_->add(block + r * kBlockRows, count, residual + Index(first_row + r) * Index(w.rows) + first);
+        }
+      });
+}
+
 Traffic CpuOps::ProjectAdd(const Matrix& w, int num_rows, const float* in, float* residual) {
-  CHECK_LE(num_rows, max_rows_);
-  const Inputs inputs = MakeInputs({&w}, in, nullptr);
   const Matrix* const matrices[1] = {&w};
   pool_.Run([&](ThreadPool::Context& context) {
-    PrepareRows(context, 0, inputs, in, nullptr, nullptr, 0.0f, num_rows);
-    context.Barrier();
-    MultiplyBlocks(context, 1, matrices, inputs, num_rows,
-                   [&](size_t, int first, int count, int first_row, int rows, const float* block) {
-                     for (int r = 0; r < rows; ++r) {
-                       kernels_->add(block + r * kBlockRows, count,
-                                     residual + Index(first_row + r) * Index(w.rows) + first);
-                     }
-                   });
+    RunProjectAdd(context, 1, w, products_.Prepare(context, 0, matrices, {in}, num_rows), residual);
   });
+  return ProjectAddTraffic(w, num_rows);
+}
+
+Traffic CpuOps::ProjectAddTraffic(const Matrix& w, int num_rows) {
   Traffic t;
   t.weight_bytes = w.packed_bytes();
   t.activation_bytes = FloatBytes(num_rows, w.cols + 2 * w.rows);
   return t;
 }
 
+// Phases: 1.
+void CpuOps::RunGatedFfn(ThreadPool::Context& context, int phase, const Matrix& w_gate, const Matrix& w_up,
+                         FfnActivation activation, const Products::Inputs& inputs, float* floats,
+                         const Products::Output* records) {
+  const Matrix* const matrices[1] = {&w_gate};
+  std::vector<float>& gated = scratch_[Index(context.thread())].gated;
+  products_.Multiply(
+      context, phase, matrices, inputs, [&](size_t, int first, int count, int first_row, int rows, const float* gate) {
+        // The same outputs of `up` on the same thread, so that no barrier lies between.
+        const float* up = products_.MultiplyAlso(context, w_up, inputs, first, first_row, rows);
+        for (int r = 0; r < rows; ++r) {
+          float* out = records != nullptr ? gated.data() : floats + Index(first_row + r) * Index(w_up.rows) + first;
+          kernels_->gate(activation, gate + r * kBlockRows, up + r * kBlockRows, count, out);
+          if (records != nullptr) {
+            products_.WriteOutput(*records, first_row + r, first, {gated.data(), Index(count)});
+          }
+        }
+      });
+}
+
 Traffic CpuOps::GatedFfn(const Matrix& w_gate, const Matrix& w_up, const float* norm, float eps,
                          FfnActivation activation, int num_rows, const float* x, float* out) {
-  CHECK_LE(num_rows, max_rows_);
   CHECK_EQ(w_gate.rows, w_up.rows);
-  const Inputs inputs = MakeInputs({&w_gate, &w_up}, x, norm);
-  const Matrix* const matrices[1] = {&w_gate};
+  const Matrix* const matrices[2] = {&w_gate, &w_up};
   pool_.Run([&](ThreadPool::Context& context) {
-    PrepareRows(context, 0, inputs, x, nullptr, norm, eps, num_rows);
-    context.Barrier();
-    ThreadScratch& scratch = scratch_[Index(context.thread())];
-    MultiplyBlocks(context, 1, matrices, inputs, num_rows,
-                   [&](size_t, int first, int count, int first_row, int rows, const float* gate) {
-                     // The same outputs of `up` on the same thread, so that no barrier lies between.
-                     const int groups = (count + kernels_->group_rows - 1) / kernels_->group_rows;
-                     float* up = scratch.block[1].data();
-                     MultiplyBlock(w_up, inputs, first / kernels_->group_rows, groups, first_row, rows,
-                                   scratch.expanded, up);
-                     for (int r = 0; r < rows; ++r) {
-                       kernels_->gate(activation, gate + r * kBlockRows, up + r * kBlockRows, count,
-                                      out + Index(first_row + r) * Index(w_up.rows) + first);
-                     }
-                   });
+    RunGatedFfn(context, 1, w_gate, w_up, activation,
+                products_.Prepare(context, 0, matrices, {x, nullptr, norm, eps}, num_rows), out, nullptr);
   });
+  return GatedFfnTraffic(w_gate, w_up, num_rows);
+}
+
+Traffic CpuOps::GatedFfnTraffic(const Matrix& w_gate, const Matrix& w_up, int num_rows) {
   Traffic t;
   t.weight_bytes = w_gate.packed_bytes() + w_up.packed_bytes();
   t.activation_bytes = FloatBytes(num_rows, w_gate.cols + w_gate.rows);
@@ -298,19 +234,16 @@ Traffic CpuOps::GatedFfn(const Matrix& w_gate, const Matrix& w_up, const float* 
 Traffic CpuOps::Logits(const Matrix& head, const float* norm, float eps, std::span<const int32_t> rows, const float* x,
                        float* logits) {
   const int num_rows = static_cast<int>(rows.size());
-  CHECK_LE(num_rows, max_rows_);
-  const Inputs inputs = MakeInputs({&head}, x, norm);
   const Matrix* const matrices[1] = {&head};
   pool_.Run([&](ThreadPool::Context& context) {
-    PrepareRows(context, 0, inputs, x, rows.data(), norm, eps, num_rows);
-    context.Barrier();
-    MultiplyBlocks(context, 1, matrices, inputs, num_rows,
-                   [&](size_t, int first, int count, int first_row, int rows_done, const float* block) {
-                     for (int r = 0; r < rows_done; ++r) {
-                       std::memcpy(logits + Index(first_row + r) * Index(head.rows) + first, block + r * kBlockRows,
-                                   Index(count) * sizeof(float));
-                     }
-                   });
+    const Products::Inputs inputs = products_.Prepare(context, 0, matrices, {x, rows.data(), norm, eps}, num_rows);
+    products_.Multiply(context, 1, matrices, inputs,
+                       [&](size_t, int first, int count, int first_row, int rows_done, const float* block) {
+                         for (int r = 0; r < rows_done; ++r) {
+                           std::memcpy(logits + Index(first_row + r) * Index(head.rows) + first, block + r * kBlockRows,
+                                       Index(count) * sizeof(float));
+                         }
+                       });
   });
   Traffic t;
   t.weight_bytes = rows.empty() ? 0 : head.packed_bytes();

@@ -9,19 +9,22 @@
 #ifndef DUNLIN_KERNELS_CPU_CPU_OPS_H_
 #define DUNLIN_KERNELS_CPU_CPU_OPS_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "kernels/cpu/arena.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/isa/kernel_table.h"
 #include "kernels/cpu/packed_matrix.h"
+#include "kernels/cpu/products.h"
 #include "kernels/cpu/row_sampler.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/layer_ops.h"
 #include "kernels/ops.h"
 
 namespace dunlin::kernels::cpu {
@@ -53,108 +56,57 @@ class CpuOps {
                    int num_rows, const float* x, float* out);
   Traffic Logits(const Matrix& head, const float* norm, float eps, std::span<const int32_t> rows, const float* x,
                  float* logits);
+  // The five ops between in one job of the pool; same bits.
+  Traffic Layer(const LayerArgs<Matrix>& args, const AttentionShape& shape, const BatchView& batch,
+                const PagedKvView& kv, const Activations& act, int64_t* saturated);
   Traffic Sample(const float* logits, int vocab, std::span<const SampleParams> params, std::span<SampleResult> results);
 
  private:
-  // Rows ready for Multiply, in the forms that the op's matrices need.
-  struct Inputs {
-    int cols = 0;
-    bool quantized = false;
-    bool halves = false;
-    bool floats = false;
-    const uint8_t* float_rows = nullptr;
-    size_t float_stride = 0;
-    void Need(const Matrix& w);
-  };
-  // Query heads [first_head, first_head + num_heads) of a few rows of one sequence; all read one KV head.
-  struct AttentionItem {
-    int32_t sequence;
-    int32_t first_row;  // within the sequence
-    int32_t num_rows;
-    int32_t kv_head;
-    int32_t first_head;
-    int32_t num_heads;
-    // What the rows' selection makes the item read: tokens, and pages' bounds. With top_pages only.
-    int64_t tokens_read;
-    int64_t bounds_read;
-  };
-  // One op's attention, for the functions that share its arguments.
-  struct AttentionCall {
-    const AttentionShape& shape;
-    const BatchView& batch;
-    const PagedKvView& kv;
-    int layer;
-    const float* q;
-    float* out;
-  };
   // Scratch of one thread.
   struct ThreadScratch {
-    std::vector<float> row;  // one f32 row
-    std::unique_ptr<uint8_t[]> expanded_memory;
-    uint8_t* expanded = nullptr;  // 64-byte aligned
-    std::vector<float> block[2];  // [kRowsPerPass][kBlockRows]
-    std::vector<float> q, tile, scores, v_scales, max, sum, acc, run_max, run_sum, run_acc;
-    std::vector<float> page_scores;  // of page selection: [pages of a sequence]
-    std::vector<int32_t> page_ids;   // likewise
-    std::vector<uint32_t> selected;  // [rows of an item][segments_], SegmentArgs::selected
+    std::vector<float> gated;  // [kBlockRows]
     RowSampler sampler;
   };
 
-  // Norms (where norm is given), gathers (where rows is given) and quantises this thread's share of rows.
-  void PrepareRows(ThreadPool::Context& context, int phase, const Inputs& inputs, const float* x, const int32_t* rows,
-                   const float* norm, float eps, int num_rows);
-  Inputs MakeInputs(std::initializer_list<const Matrix*> matrices, const float* x, const float* norm) const;
-  // Multiplies all rows with all matrices; calls emit(matrix index, first output, outputs, first row, rows, block) for
-  // every finished block [rows][kBlockRows] on the thread that computed it.
-  template <typename Emit>
-  void MultiplyBlocks(ThreadPool::Context& context, int phase, std::span<const Matrix* const> matrices,
-                      const Inputs& inputs, int num_rows, Emit emit);
-  void MultiplyBlock(const Matrix& w, const Inputs& inputs, int first_group, int num_groups, int first_row,
-                     int num_rows, uint8_t* expanded, float* out) const;
-  // Bias, head norms and RoPE of one row.
-  void FinishRow(const AttentionInputArgs<Matrix>& args, const AttentionShape& shape, int position, float* q, float* k,
-                 float* v) const;
+  // The ops as phases of a running job, numbered from `phase` on (how many each takes: cpu_ops.cc). No barrier at their
+  // ends.
+  struct AttentionInputCall {
+    const AttentionInputArgs<Matrix>& args;
+    const AttentionShape& shape;
+    const BatchView& batch;
+    const PagedKvView& kv;
+    const float* x;
+    float* q;
+    std::atomic<int64_t> saturated{0};
+  };
+  void CheckAttentionInput(const AttentionInputCall& call) const;
+  void RunAttentionInput(ThreadPool::Context& context, int phase, AttentionInputCall* call);
+  Traffic AttentionInputTraffic(const AttentionInputCall& call) const;
+  // Bias, head norms and RoPE of one row; then its slot.
+  void FinishQueries(const AttentionInputCall& call, int row) const;
+  int FinishKeyValue(const AttentionInputCall& call, int row, const SequenceSlice& sequence);
+  void RunProjectAdd(ThreadPool::Context& context, int phase, const Matrix& w, const Products::Inputs& inputs,
+                     float* residual);
+  static Traffic ProjectAddTraffic(const Matrix& w, int num_rows);
+  static Traffic GatedFfnTraffic(const Matrix& w_gate, const Matrix& w_up, int num_rows);
+  // To `floats` [num_rows, ffn], or to `records` where given.
+  void RunGatedFfn(ThreadPool::Context& context, int phase, const Matrix& w_gate, const Matrix& w_up,
+                   FfnActivation activation, const Products::Inputs& inputs, float* floats,
+                   const Products::Output* records);
 
-  void ReserveAttention();
-  void BuildAttentionItems(const AttentionShape& shape, const BatchView& batch);
-  SegmentArgs PrepareItem(const AttentionCall& call, const AttentionItem& item, ThreadScratch* scratch) const;
-  void AttendItem(const AttentionCall& call, AttentionItem* item, ThreadScratch* scratch) const;
-  void AttendSplit(const AttentionCall& call, int num_segments, ThreadPool::Context& context);
-  void MergeSplit(const AttentionCall& call, int item_index, int num_segments, ThreadScratch* scratch) const;
-  bool SplitItemSees(const AttentionCall& call, int item_index, int segment) const;
-  float* PartialAt(int item, int segment) const;
-  void WriteItem(const AttentionCall& call, const AttentionItem& item, const ThreadScratch& scratch) const;
-
-  void ReserveSelection();
-  // Key bounds of the pages that this step's rows complete; all rows are appended.
-  void WriteCompletedBounds(ThreadPool::Context& context, int phase, const BatchView& batch, const PagedKvView& kv,
-                            int layer);
-  // The pages that a row of the item sees and picks, to selected [segments_]. Returns how many bounds it looked at.
-  int SelectRowPages(const AttentionCall& call, const AttentionItem& item, int row, ThreadScratch* scratch,
-                     uint32_t* selected) const;
-  // The same for all rows: selected [num_rows][segments_].
-  void SelectItemPages(const AttentionCall& call, AttentionItem* item, ThreadScratch* scratch,
-                       uint32_t* selected) const;
-  uint64_t KvReadBytes(const AttentionCall& call) const;
+  Traffic AttentionTraffic(const AttentionCall& call) const;
 
   const KernelTable* kernels_;
   ThreadPool pool_;
   Arena arena_;
   OpLimits limits_;
-  int max_cols_ = 0;
-  int max_rows_ = 0;
-  std::vector<float> normed_;  // [max_rows][max_cols]
-  std::unique_ptr<uint8_t[]> record_memory_;
-  uint8_t* records_ = nullptr;  // [max_rows] activation records, 64-byte aligned
-  std::vector<float> k_, v_;    // [max_rows][num_kv_heads * head_dim]
-  std::vector<AttentionItem> items_;
-  std::unique_ptr<float[]> partials_;   // of split attention: [item][segment][max, sum, acc of each head]
-  int segments_ = 0;                    // of the longest sequence
-  std::vector<uint32_t> selected_;      // of split attention: [item][segments_]
+  Products products_;
+  std::vector<float> k_, v_;  // [max_rows][num_kv_heads * head_dim]
+  cpu::PagedAttention attention_;
   std::vector<ThreadScratch> scratch_;  // per thread
 };
 
-static_assert(TransformerOps<CpuOps>);
+static_assert(LayerOps<CpuOps>);
 
 }  // namespace dunlin::kernels::cpu
 

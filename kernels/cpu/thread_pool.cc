@@ -38,7 +38,8 @@ void SpinThenPark(const std::atomic<uint32_t>& word, uint32_t seen, int* spins) 
 
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
   CHECK_GE(num_threads, 1);
-  spins_ = std::vector<Spins>(static_cast<size_t>(num_threads), Spins{kMaxSpins});
+  per_thread_ = std::vector<PerThread>(static_cast<size_t>(num_threads));
+  for (PerThread& t : per_thread_) t.spins = kMaxSpins;
   workers_.reserve(static_cast<size_t>(num_threads - 1));
   for (int t = 1; t < num_threads; ++t) workers_.emplace_back([this, t] { WorkerLoop(t); });
 }
@@ -53,11 +54,13 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::RunErased(JobFn fn, void* arg) {
   job_ = fn;
   job_arg_ = arg;
+  job_parity_ ^= 1;
   for (Counter& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
   if (num_threads_ > 1) {
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
   }
+  EnterJob(0);
   Context context(this, 0);
   fn(arg, context);
   BarrierWait(0);
@@ -66,12 +69,20 @@ void ThreadPool::RunErased(JobFn fn, void* arg) {
 void ThreadPool::WorkerLoop(int thread) {
   uint32_t seen = 0;
   while (true) {
-    SpinThenPark(generation_, seen, &spins_[static_cast<size_t>(thread)].rounds);
+    SpinThenPark(generation_, seen, &per_thread_[static_cast<size_t>(thread)].spins);
     ++seen;  // a new job starts only after every thread has left the last one, so none is ever skipped
     if (stop_) return;
+    EnterJob(thread);
     Context context(this, thread);
     job_(job_arg_, context);
     BarrierWait(thread);
+  }
+}
+
+void ThreadPool::EnterJob(int thread) {
+  // The set of the last job, which every thread has left; the next one starts after the barrier that ends this.
+  for (std::atomic<int64_t>& taken : per_thread_[static_cast<size_t>(thread)].taken[job_parity_ ^ 1]) {
+    taken.store(0, std::memory_order_relaxed);
   }
 }
 
@@ -83,7 +94,7 @@ void ThreadPool::BarrierWait(int thread) {
     barrier_generation_.fetch_add(1, std::memory_order_release);
     barrier_generation_.notify_all();
   } else {
-    SpinThenPark(barrier_generation_, seen, &spins_[static_cast<size_t>(thread)].rounds);
+    SpinThenPark(barrier_generation_, seen, &per_thread_[static_cast<size_t>(thread)].spins);
   }
 }
 

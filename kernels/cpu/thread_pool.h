@@ -20,7 +20,7 @@ namespace dunlin::kernels::cpu {
 class ThreadPool {
  public:
   // Phases of one job that may share items through Next.
-  static constexpr int kMaxPhases = 4;
+  static constexpr int kMaxPhases = 16;
 
   // What a job sees. Valid during the job only.
   class Context {
@@ -32,6 +32,24 @@ class ThreadPool {
     // Hands out 0, 1, 2, … once each over all threads, apart for each phase of the job; ascending within a thread.
     int64_t Next(int phase) {
       return pool_->counters_[static_cast<size_t>(phase)].value.fetch_add(1, std::memory_order_relaxed);
+    }
+    // The first of this thread's own items of n, as ForShare deals them; the next thread's first ends them.
+    int64_t ShareBegin(int64_t n) const { return n * thread_ / pool_->num_threads_; }
+    // Calls fn(begin, end) for pieces of at most `chunk` of the items [0, n): this thread's own contiguous share in
+    // order, as the prefetchers like it, then what other threads have left of theirs. Each item once over all threads.
+    template <typename Fn>
+    void ForShare(int phase, int64_t n, int64_t chunk, Fn&& fn) {
+      for (int i = 0; i < pool_->num_threads_; ++i) {
+        const int owner = thread_ + i < pool_->num_threads_ ? thread_ + i : thread_ + i - pool_->num_threads_;
+        const int64_t first = n * owner / pool_->num_threads_;
+        const int64_t last = n * (owner + 1) / pool_->num_threads_;
+        std::atomic<int64_t>& taken = pool_->Taken(owner, phase);
+        while (true) {
+          const int64_t begin = first + taken.fetch_add(chunk, std::memory_order_relaxed);
+          if (begin >= last) break;
+          fn(begin, begin + chunk < last ? begin + chunk : last);
+        }
+      }
     }
 
    private:
@@ -63,23 +81,31 @@ class ThreadPool {
     std::atomic<int64_t> value{0};
   };
 
-  struct alignas(64) Spins {
-    int rounds;  // that the thread waits before it parks; its own
+  // What one thread has: its rounds of waiting before it parks, and of each phase how much of its share is taken, in
+  // two sets: while a job uses one, every thread clears its own part of the other for the next.
+  struct alignas(64) PerThread {
+    int spins;
+    std::array<std::array<std::atomic<int64_t>, kMaxPhases>, 2> taken{};
   };
 
   void RunErased(JobFn fn, void* arg);
   void WorkerLoop(int thread);
   void BarrierWait(int thread);
+  void EnterJob(int thread);
+  std::atomic<int64_t>& Taken(int owner, int phase) {
+    return per_thread_[static_cast<size_t>(owner)].taken[job_parity_][static_cast<size_t>(phase)];
+  }
 
   const int num_threads_;
   JobFn job_ = nullptr;  // written before, read after, the change of generation_
   void* job_arg_ = nullptr;
+  size_t job_parity_ = 0;
   std::array<Counter, kMaxPhases> counters_;
   alignas(64) std::atomic<uint32_t> generation_{0};  // one more = a new job, or the end
   alignas(64) std::atomic<uint32_t> barrier_generation_{0};
   alignas(64) std::atomic<int> barrier_arrived_{0};
   bool stop_ = false;  // published by generation_
-  std::vector<Spins> spins_;
+  std::vector<PerThread> per_thread_;
   std::vector<std::thread> workers_;
 };
 
