@@ -14,8 +14,10 @@ namespace dunlin::kernels::cpu {
 // Bytes per second that all threads together read from an arena of `bytes` in huge pages; the best of several passes.
 double MeasureReadBandwidth(const KernelTable& kernels, ThreadPool* pool, size_t bytes);
 
-// int8 multiply-adds per second of all threads together, on registers.
+// Multiply-adds per second of all threads together on operands in registers and the first cache: int8 dot products as
+// the family has them, and fused f32.
 double MeasureInt8Peak(const KernelTable& kernels, ThreadPool* pool);
+double MeasureFloatPeak(const KernelTable& kernels, ThreadPool* pool);
 
 }  // namespace dunlin::kernels::cpu
 

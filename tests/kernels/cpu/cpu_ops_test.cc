@@ -313,6 +313,8 @@ TEST(RooflineTest, MeasuresSomethingPlausible) {
   EXPECT_TRUE(bandwidth > 1e8 && bandwidth < 1e13) << bandwidth;
   const double peak = MeasureInt8Peak(kernels, &pool);
   EXPECT_TRUE(peak > 1e8 && peak < 1e14) << peak;
+  const double float_peak = MeasureFloatPeak(kernels, &pool);
+  EXPECT_TRUE(float_peak > 1e7 && float_peak < 1e13) << float_peak;
 }
 
 }  // namespace
