@@ -55,8 +55,7 @@ void Products::PrepareRow(const RowSource& source, int row, const Inputs& inputs
     std::copy_n(x, inputs.cols, floats);
   }
   if (record != nullptr) {
-    const ActivationLayout layout{inputs.cols};
-    kernels_->quantize_row(x, layout, inputs.halves, 0, layout.groups(), record);
+    kernels_->quantize(x, ActivationLayout{inputs.cols}.blocks(), reinterpret_cast<ActivationBlock*>(record));
   }
 }
 
@@ -70,7 +69,6 @@ Products::Inputs Products::Prepare(ThreadPool::Context& context, int phase, Matr
   inputs.num_rows = num_rows;
   for (const CpuMatrix* m : matrices) {
     CHECK_EQ(m->cols, inputs.cols);
-    inputs.halves = inputs.halves || m->kind == PackedKind::kS8FloatMin16;
     if (IsQuantized(m->kind)) {
       inputs.records = (shared ? records_ : own.records).data();
     } else {
@@ -104,7 +102,7 @@ Products::Inputs Products::Prepare(ThreadPool::Context& context, int phase, Matr
 Products::Output Products::MakeOutput(const CpuMatrix& next) {
   CHECK(IsQuantized(next.kind));
   CHECK_LE(next.cols, max_cols_);
-  return {ActivationLayout{next.cols}, next.kind == PackedKind::kS8FloatMin16, output_records_.data()};
+  return {ActivationLayout{next.cols}, output_records_.data()};
 }
 
 void Products::MultiplyBlock(ThreadPool::Context& context, const CpuMatrix& w, const Inputs& inputs, int block,

@@ -1,4 +1,4 @@
-// The fused ops against the plain reference, family choice, allocation and the roofs.
+// The fused ops against the plain reference, allocation and the roofs.
 #include "kernels/cpu/cpu_ops.h"
 
 #include <atomic>
@@ -9,7 +9,6 @@
 #include <new>
 #include <vector>
 
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/roofline.h"
 #include "kernels/reference/reference_ops.h"
@@ -32,7 +31,6 @@ namespace dunlin::kernels::cpu {
 namespace {
 
 using testing::FillPages;
-using ::testing::HasSubstr;
 using testing::MakeBatch;
 using testing::MakeRope;
 using testing::PagedBatch;
@@ -293,17 +291,6 @@ TEST(CpuOpsTest, TrafficIsPackedWeightsPagesAndBorders) {
   std::vector<float> q(b.positions.size() * kQHeads * kHeadDim), out(q.size());
   const Traffic a = ops.PagedAttention(Shape(), b.view(), b.kv, 0, q.data(), out.data());
   EXPECT_EQ(a.kv_read_bytes, (21u + 9u + 18u) * b.layout.TokenLayerBytes());
-}
-
-TEST(IsaTest, TheVariableForcesAFamilyAndErrorsNameTheAllowedOnes) {
-  std::string error;
-  EXPECT_EQ(SelectIsa("scalar", &error), Isa::kScalar);
-  EXPECT_EQ(SelectIsa(nullptr, &error), SupportedIsas().back());
-  EXPECT_EQ(SelectIsa("", &error), SupportedIsas().back());
-  EXPECT_EQ(error, "");
-  EXPECT_EQ(SelectIsa("sse9", &error), std::nullopt);
-  EXPECT_THAT(error, HasSubstr("DUNLIN_ISA=sse9 is unknown"));
-  EXPECT_THAT(error, HasSubstr("allowed here: scalar"));
 }
 
 TEST(RooflineTest, MeasuresSomethingPlausible) {
