@@ -10,6 +10,7 @@
 #include "worker/runners/create_runner.h"
 
 namespace dunlin::worker {
+
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::ModelFile& file,
                                                              const RunnerOptions& options) {
   std::string error;
