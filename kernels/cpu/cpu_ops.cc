@@ -38,7 +38,6 @@ void CpuOps::Reserve(const OpLimits& limits) {
   scratch_.clear();
   scratch_.resize(Index(num_threads()));
   for (ThreadScratch& s : scratch_) {
-    s.gated.assign(kBlockRows, 0.0f);
     s.sampler.Reserve(limits.vocab);
   }
   attention_.Reserve(limits, *kernels_, num_threads());
@@ -198,17 +197,18 @@ void CpuOps::RunGatedFfn(ThreadPool::Context& context, int phase, const Matrix& 
                          FfnActivation activation, const Products::Inputs& inputs, float* floats,
                          const Products::Output* records) {
   const Matrix* const matrices[1] = {&w_gate};
-  std::vector<float>& gated = scratch_[Index(context.thread())].gated;
   products_.Multiply(
       context, phase, matrices, inputs, [&](size_t, int first, int count, int first_row, int rows, const float* gate) {
         // The same outputs of `up` on the same thread, so that no barrier lies between.
         const float* up = products_.MultiplyAlso(context, w_up, inputs, first, first_row, rows);
+        if (records != nullptr) {
+          kernels_->gate_to_blocks(activation, gate, up, rows, Products::OutputBlock(*records, first_row, first),
+                                   records->layout.bytes());
+          return;
+        }
         for (int r = 0; r < rows; ++r) {
-          float* out = records != nullptr ? gated.data() : floats + Index(first_row + r) * Index(w_up.rows) + first;
-          kernels_->gate(activation, gate + r * kBlockRows, up + r * kBlockRows, count, out);
-          if (records != nullptr) {
-            products_.WriteOutput(*records, first_row + r, first, {gated.data(), Index(count)});
-          }
+          kernels_->gate(activation, gate + r * kBlockRows, up + r * kBlockRows, count,
+                         floats + Index(first_row + r) * Index(w_up.rows) + first);
         }
       });
 }

@@ -65,7 +65,6 @@ class CpuOps {
  private:
   // Scratch of one thread.
   struct ThreadScratch {
-    std::vector<float> gated;  // [kBlockRows]
     RowSampler sampler;
   };
 

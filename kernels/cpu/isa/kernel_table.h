@@ -133,6 +133,9 @@ struct KernelTable {
 
   // out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  // act(gate) * up of a block [num_rows][kBlockRows] to one block of each of num_rows records, `stride` bytes apart.
+  void (*gate_to_blocks)(FfnActivation activation, const float* gate, const float* up, int num_rows,
+                         ActivationBlock* first, size_t stride);
   // x [32 * num_blocks] to as many blocks of a record.
   void (*quantize)(const float* x, size_t num_blocks, ActivationBlock* blocks);
   void (*multiply)(const MultiplyArgs& args);
