@@ -1,6 +1,6 @@
 // Speculation's choice: which guessed tokens a step verifies beside those that are known, and the room for them.
-// Thread-safety: engine thread only.  Owns: scratch, allocated by the constructor.  Borrows: the options.  Cost: O(1) per
-// sequence and drafted token.
+// Thread-safety: engine thread only.  Owns: scratch, allocated by the constructor.  Borrows: the options.  Cost: O(1)
+// per sequence and drafted token.
 #ifndef DUNLIN_WORKER_ENGINE_DRAFTER_H_
 #define DUNLIN_WORKER_ENGINE_DRAFTER_H_
 
