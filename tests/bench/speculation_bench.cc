@@ -1,7 +1,8 @@
-// speculation_bench --model M.gguf [--threads N] [--tokens N] [--batch 1,2,8] [--drafts N] [--repeat N] [--temperature
-// T]: decoding with and without speculation in the whole engine, turn by turn, on texts that repeat themselves (edit
-// this, continue this list) and on texts that do not. Prints tokens per second of both, tokens per step and sequence,
-// and how many drafted tokens were right; fails when an answer depends on speculation. Times depend on the machine.
+// speculation_bench --model M.gguf [--threads N] [--tokens N] [--batch 1,2,8] [--text NAME] [--drafts N] [--repeat N]
+// [--temperature T]: decoding with and without speculation in the whole engine, turn by turn, on texts that repeat
+// themselves (edit this, continue this list) and on texts that do not. Prints tokens per second of both, tokens per
+// step and sequence, and how many drafted tokens were right; fails when an answer depends on speculation. Times depend
+// on the machine.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -26,6 +27,7 @@ struct Options {
   int threads = 0, tokens = 128, drafts = 4, repeat = 3;
   float temperature = 0.2f;
   std::vector<int> batch = {1, 2, 4, 8};
+  std::string text;  // only this one; "" = all
 };
 
 struct Text {
@@ -79,6 +81,7 @@ class Bench {
     std::printf("%-8s %5s  %10s %10s %7s  %12s %9s %9s\n", "text", "batch", "plain t/s", "drafts t/s", "gain",
                 "tokens/step", "drafted", "accepted");
     for (const Text& text : kTexts) {
+      if (!options_.text.empty() && options_.text != text.name) continue;
       for (const int batch : options_.batch) same = Compare(text, batch) && same;
     }
     return same;
@@ -178,6 +181,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", o.threads, "0 = every core this process may use")->capture_default_str();
   app.add_option("--tokens", o.tokens, "of each answer, at most")->capture_default_str();
   app.add_option("--batch", o.batch, "sequences at once")->delimiter(',')->capture_default_str();
+  app.add_option("--text", o.text, "only this one: edit, code, explain or story");
   app.add_option("--drafts", o.drafts, "drafted tokens per step, at most")->capture_default_str();
   app.add_option("--repeat", o.repeat, "turns of each")->capture_default_str();
   app.add_option("--temperature", o.temperature, "0 = greedy")->capture_default_str();

@@ -76,6 +76,7 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
       pages_(options, max_model_len, runner, clock),
       planner_(LimitsOf(options, runner->info())),
       builder_(planner_.limits().max_rows, options.max_num_seqs, runner->info().page_tokens),
+      drafter_(options_, planner_.limits().max_rows),
       waiting_(&tenants_),
       last_look_(clock->Now()),
       victims_(options.max_num_seqs, runner->info().num_pages) {
@@ -86,8 +87,6 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
   rows_.reserve(sequences);
   planned_.reserve(sequences);
   decoders_.reserve(sequences);
-  draft_views_.reserve(sequences);
-  draft_rows_.reserve(sequences);
 }
 
 EngineCore::~EngineCore() {

@@ -20,6 +20,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "worker/engine/decode_rate.h"
+#include "worker/engine/drafter.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/sequence.h"
 #include "worker/engine/sequence_pages.h"
@@ -27,7 +28,6 @@
 #include "worker/engine/victims.h"
 #include "worker/engine/waiting_sequences.h"
 #include "worker/model_runner.h"
-#include "worker/scheduler/draft_planner.h"
 #include "worker/scheduler/output_predictor.h"
 #include "worker/scheduler/row_planner.h"
 #include "worker/scheduler/step_batch.h"
@@ -107,9 +107,6 @@ class EngineCore {
   bool GoOnDecoding();
   bool DecodeAgain();
   // engine_core_draft.cc: speculation.
-  int32_t MostDraft(const Sequence& sequence) const;
-  DraftView Draft(Sequence* sequence) const;
-  bool AddDrafts();
   void DraftRows();
   void AbsorbDraft(Sequence* sequence, std::span<const kernels::SampleResult> outputs, absl::Time now);
   // engine_core_absorb.cc: what a step brought.
@@ -138,6 +135,7 @@ class EngineCore {
   StepTimeModel step_time_;
   RowPlanner planner_;
   StepBatchBuilder builder_;
+  Drafter drafter_;
 
   WaitingSequences waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission; nullptr only within a plan
@@ -159,10 +157,8 @@ class EngineCore {
   std::vector<int32_t> rows_;      // and what came of them
   std::vector<Planned> planned_;
   std::vector<Sequence*> decoders_;  // of a step that only decodes
-  std::vector<DraftView> draft_views_;
-  std::vector<int32_t> draft_rows_;
-  bool has_drafts_ = false;   // the batch has
-  int64_t step_context_ = 0;  // as StepTimeModel
+  bool has_drafts_ = false;          // the batch has
+  int64_t step_context_ = 0;         // as StepTimeModel
   StepResult result_;
   kv::CacheEvents events_;
 };

@@ -192,7 +192,7 @@ bool EngineCore::DecodeAgain() {
   }
   decoders_.clear();
   for (const Planned& p : planned_) decoders_.push_back(p.sequence);
-  const bool had_drafts = std::exchange(has_drafts_, AddDrafts());
+  const bool had_drafts = std::exchange(has_drafts_, drafter_.Add(decoders_, stats_.steps, step_time_, &pages_));
   if (absl::Status status = pages_.RunMoves(); !status.ok()) {
     LoseDevice(status);
     return false;

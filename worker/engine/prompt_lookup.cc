@@ -9,8 +9,9 @@ namespace dunlin::worker {
 namespace {
 
 constexpr int32_t kLeastEntries = 1 << 10, kMostEntries = 1 << 14;
-// What is thought of a match of up to 2, 4, 8 and more tokens before anything was seen.
-constexpr std::array<float, 4> kFirstOdds = {0.4f, 0.65f, 0.8f, 0.9f};
+// What is thought of a match of up to 2, 4, 8 and more tokens before anything was seen: about what texts that repeat
+// themselves show, but for the shortest, which has to prove itself first.
+constexpr std::array<float, 4> kFirstOdds = {0.25f, 0.6f, 0.8f, 0.9f};
 constexpr float kLearn = 0.125f;  // remembers about eight guesses
 
 }  // namespace

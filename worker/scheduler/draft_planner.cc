@@ -9,7 +9,7 @@ namespace dunlin::worker {
 namespace {
 
 // A row must promise so much more than the step's own rate: the model may be wrong, and waiting is certain.
-constexpr double kMargin = 1.25;
+constexpr double kMargin = 1.5;
 constexpr double kMostDelay = 0.25;  // of a step that others share
 
 // The step as it grows: what it brings, how long it takes.

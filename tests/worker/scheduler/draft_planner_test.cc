@@ -38,7 +38,7 @@ V Plan(const std::vector<DraftView>& sequences, const StepTimeModel& model, Draf
 }
 
 TEST(DraftPlanner, TakesWhatIsWorthMoreThanItCosts) {
-  // A step of one row takes 10, each further one 1: a row is worth it from a chance of 0.125 on.
+  // A step of one row takes 10, each further one 1: a row is worth it from a chance of 0.15 on.
   const StepTimeModel model = Model(0.009, 0.001);
   EXPECT_EQ(Plan({Draft(8, 0.0f)}, model), V{0});
   EXPECT_EQ(Plan({Draft(8, 0.1f)}, model), V{0});
