@@ -78,8 +78,10 @@ void AddBench(CLI::App* app, int* code) {
   static EngineBenchOptions o;
   c->add_option("--model", o.model, "a GGUF file or checkpoint folder")->required();
   c->add_option("--threads", o.threads, "0 = every core this process may use")->capture_default_str();
-  c->add_option("--prefill", o.prefill, "prompt lengths, comma-separated")->delimiter(',')->capture_default_str();
-  c->add_option("--decode", o.decode, "tokens decoded per sequence")->capture_default_str();
+  c->add_option("--prefill", o.prefill, "prompt lengths, comma-separated; 0 = none")
+      ->delimiter(',')
+      ->capture_default_str();
+  c->add_option("--decode", o.decode, "tokens decoded per sequence; 0 = no decoding")->capture_default_str();
   c->add_option("--batch", o.batch, "batch sizes, comma-separated")->delimiter(',')->capture_default_str();
   c->add_option("--depth", o.depth, "context lengths before decoding, comma-separated")
       ->delimiter(',')

@@ -27,7 +27,7 @@ void Products::Reserve(int max_rows, int max_cols) {
   const size_t record_bytes = RecordBytes(max_cols);
   records_.Allocate(Index(max_rows) * record_bytes);
   output_records_.Allocate(Index(max_rows) * record_bytes);
-  float_rows_.assign(Index(max_rows) * Index(max_cols), 0.0f);
+  float_rows_.Allocate(Index(max_rows) * Index(max_cols) * sizeof(float));
   scratch_ = std::vector<Scratch>(Index(pool_->num_threads()));
   for (Scratch& s : scratch_) {
     s.row.assign(Index(max_cols), 0.0f);
@@ -72,7 +72,7 @@ Products::Inputs Products::Prepare(ThreadPool::Context& context, int phase, Matr
     if (IsQuantized(m->kind)) {
       inputs.records = (shared ? records_ : own.records).data();
     } else {
-      inputs.floats = (shared ? float_rows_ : own.float_rows).data();
+      inputs.floats = shared ? reinterpret_cast<const float*>(float_rows_.data()) : own.float_rows.data();
     }
   }
   CHECK_LE(inputs.cols, max_cols_);

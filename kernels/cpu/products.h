@@ -118,10 +118,10 @@ class Products {
   ThreadPool* pool_;
   int max_rows_ = 0;
   int max_cols_ = 0;
-  AlignedBytes records_;           // [max_rows] of what Prepare shares
-  AlignedBytes output_records_;    // [max_rows] of Output
-  std::vector<float> float_rows_;  // [max_rows][max_cols] likewise
-  std::vector<Scratch> scratch_;   // per thread
+  AlignedBytes records_;          // [max_rows] of what Prepare shares
+  AlignedBytes output_records_;   // [max_rows] of Output
+  AlignedBytes float_rows_;       // [max_rows][max_cols] floats likewise
+  std::vector<Scratch> scratch_;  // per thread
 };
 
 template <typename Emit>
