@@ -162,6 +162,8 @@ struct KernelTable {
 
   // Multiply-adds done by `iterations` rounds of the int8 dot product on registers (the arithmetic roof).
   int64_t (*int8_stream)(int64_t iterations, int32_t* sink);
+  // Likewise in f32, fused.
+  int64_t (*float_stream)(int64_t iterations, float* sink);
   // Sum of all bytes as 64-bit words, in wide loads (the read roof).
   uint64_t (*read_stream)(const uint8_t* data, size_t bytes);
 };

@@ -303,6 +303,8 @@ TEST(RooflineTest, MeasuresSomethingPlausible) {
   EXPECT_TRUE(of_weights > 1e8 && of_weights < 1e13) << of_weights;
   const double peak = MeasureInt8Peak(kernels, &pool);
   EXPECT_TRUE(peak > 1e8 && peak < 1e14) << peak;
+  const double float_peak = MeasureFloatPeak(kernels, &pool);
+  EXPECT_TRUE(float_peak > 1e7 && float_peak < 1e13) << float_peak;
 }
 
 }  // namespace
