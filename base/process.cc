@@ -69,8 +69,16 @@ bool TerminationSignals::Wait(std::chrono::milliseconds limit) {
   if (g_signals.load() == 0) {
     pollfd wake = {g_wake_fds[0], POLLIN, 0};
     poll(&wake, 1, static_cast<int>(limit.count()));
+    char bytes[16];
+    while (read(g_wake_fds[0], bytes, sizeof bytes) > 0) {
+    }
   }
   return g_signals.load() != 0;
+}
+
+void TerminationSignals::Wake() {
+  const char byte = 0;
+  [[maybe_unused]] const ssize_t written = write(g_wake_fds[1], &byte, 1);
 }
 
 bool Supervised() { return SupervisorPid() > 0; }

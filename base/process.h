@@ -20,8 +20,10 @@ class TerminationSignals {
  public:
   static absl::Status Install(bool supervised);
   static void Arm();
-  // True once a signal came; waits for one at most this long.
+  // True once a signal came; waits for one at most this long, or until Wake.
   static bool Wait(std::chrono::milliseconds limit);
+  // Ends the Wait of now, or the next one, early. From any thread.
+  static void Wake();
 };
 
 // Started by another of our processes that ends us (the environment says DUNLIN_SUPERVISED=<its pid>).

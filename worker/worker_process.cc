@@ -27,7 +27,8 @@ constexpr size_t kMaxCacheEvents = size_t{1} << 16;
 // Hears the engine for the metrics and the log of the cache.
 class Observers final : public EngineObserver {
  public:
-  Observers(WorkerMetrics* metrics, CacheEventLog* cache_events) : metrics_(metrics), cache_events_(cache_events) {}
+  Observers(WorkerMetrics* metrics, CacheEventLog* cache_events, std::function<void()> device_lost)
+      : metrics_(metrics), cache_events_(cache_events), device_lost_(std::move(device_lost)) {}
   void OnStep(int prefill_rows, int decode_rows, const StepResult& result, absl::Duration wall) override {
     metrics_->OnStep(prefill_rows, decode_rows, result, wall);
   }
@@ -38,10 +39,14 @@ class Observers final : public EngineObserver {
   void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) override {
     cache_events_->Append(added, removed);
   }
+  void OnDeviceLost() override {
+    if (device_lost_) device_lost_();
+  }
 
  private:
   WorkerMetrics* const metrics_;
   CacheEventLog* const cache_events_;
+  const std::function<void()> device_lost_;
 };
 
 v1::GetInfoResponse MakeInfo(const dunlin::v1::ServerConfig& config, const LoadedModel& loaded) {
@@ -126,7 +131,8 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   engine_options.end_of_generation = process->loaded_.end_of_generation;
   process->cache_events_ =
       std::make_unique<CacheEventLog>(kMaxCacheEvents, static_cast<size_t>(std::max(runner.num_pages, 0)));
-  process->observer_ = std::make_unique<Observers>(process->metrics_.get(), process->cache_events_.get());
+  process->observer_ =
+      std::make_unique<Observers>(process->metrics_.get(), process->cache_events_.get(), options.device_lost);
   ASSIGN_OR_RETURN(process->engine_,
                    Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->observer_.get()));
   Engine* const engine = process->engine_.get();

@@ -113,6 +113,8 @@ class EngineObserver {
   virtual void OnCancelToFree(absl::Duration cancel_to_free) = 0;
   // Prefix hashes of pages that came into and left the cache since the last call; removed ones first.
   virtual void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) = 0;
+  // Once, when Snapshot says so already.
+  virtual void OnDeviceLost() {}
 };
 
 class Engine {
