@@ -7,17 +7,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "model/gguf/gguf_file.h"
+#include "model/hugging_face/open_model.h"
 
 namespace dunlin::gateway {
 namespace {
-
-// The file's name without its ending; the worker's rule too (its GetInfo must agree).
-std::string StemOf(const std::string& path) {
-  std::string name = path.substr(path.rfind('/') + 1);  // npos + 1 = 0
-  if (const size_t dot = name.rfind('.'); dot != std::string::npos && dot > 0) name.resize(dot);
-  return name;
-}
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -50,10 +43,10 @@ std::string OptionalString(const model::Gguf& gguf, absl::string_view key) {
 absl::StatusOr<std::unique_ptr<const ModelInfo>> ModelInfo::Load(const std::string& path,
                                                                  const std::string& served_name,
                                                                  const std::string& chat_template_path) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(path));
+  ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(path));
   const model::Gguf& gguf = file->gguf();
   auto info = std::make_unique<ModelInfo>();
-  info->name = served_name.empty() ? StemOf(path) : served_name;
+  info->name = served_name.empty() ? model::ModelName(path) : served_name;
   info->architecture = OptionalString(gguf, "general.architecture");
   info->sampling_defaults = DefaultsForModel(OptionalString(gguf, "general.name"), info->architecture);
   absl::StatusOr<std::unique_ptr<const model::Tokenizer>> tokenizer = model::Tokenizer::Create(gguf);

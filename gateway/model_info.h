@@ -1,6 +1,6 @@
 // What a gateway knows of the model it serves: its name, and from the model file its vocabulary and chat template.
 // Thread-safety: const-safe once loaded.  Owns: tokenizer and template (the file is closed again).
-// Errors: Load: those of GgufFile, Tokenizer and ChatTemplate, naming the file. A model without a template is fine.
+// Errors: Load: those of OpenModel, Tokenizer and ChatTemplate, naming the file. A model without a template is fine.
 // Source: GGUF metadata keys.
 #ifndef DUNLIN_GATEWAY_MODEL_INFO_H_
 #define DUNLIN_GATEWAY_MODEL_INFO_H_

@@ -11,13 +11,15 @@ constexpr DTypeInfo kTypes[] = {
     {DType::kQ8_0, "Q8_0", 32, 34},     {DType::kQ2_K, "Q2_K", 256, 84},      {DType::kQ3_K, "Q3_K", 256, 110},
     {DType::kQ4_K, "Q4_K", 256, 144},   {DType::kQ5_K, "Q5_K", 256, 176},     {DType::kQ6_K, "Q6_K", 256, 210},
     {DType::kIQ4_NL, "IQ4_NL", 32, 18}, {DType::kIQ4_XS, "IQ4_XS", 256, 136}, {DType::kBF16, "BF16", 1, 2},
+    {DType::kInt2, "INT2", 32, 11},     {DType::kInt3, "INT3", 32, 15},       {DType::kInt4, "INT4", 32, 19},
+    {DType::kInt8, "INT8", 32, 35},
 };
 
 }  // namespace
 
-const DTypeInfo* FindDType(int32_t gguf_type_id) {
+const DTypeInfo* FindDType(int32_t type_id) {
   for (const DTypeInfo& info : kTypes) {
-    if (static_cast<int32_t>(info.type) == gguf_type_id) return &info;
+    if (static_cast<int32_t>(info.type) == type_id) return &info;
   }
   return nullptr;
 }

@@ -1,4 +1,4 @@
-// Tensor element types: the ids that GGUF gives them, and their block geometry.
+// Tensor element types: the ids that GGUF gives them (and ours, beyond its range), and their block geometry.
 // Thread-safety: constants only.  Source: the published GGUF specification (type ids, block layouts).
 #ifndef DUNLIN_KERNELS_DTYPE_H_
 #define DUNLIN_KERNELS_DTYPE_H_
@@ -8,7 +8,8 @@
 
 namespace dunlin::kernels {
 
-// Values are GGUF's tensor type ids.
+// Values are GGUF's tensor type ids, but for kInt*: group-quantised weights in our own blocks (group_format.h), which a
+// reader makes from a checkpoint and no file holds.
 enum class DType : int32_t {
   kF32 = 0,
   kF16 = 1,
@@ -25,6 +26,10 @@ enum class DType : int32_t {
   kIQ4_NL = 20,
   kIQ4_XS = 23,
   kBF16 = 30,
+  kInt2 = 1002,
+  kInt3 = 1003,
+  kInt4 = 1004,
+  kInt8 = 1008,
 };
 
 // One row of the table of supported types.
@@ -36,7 +41,7 @@ struct DTypeInfo {
 };
 
 // nullptr for a type this build cannot read (its id may still be a valid GGUF type).
-const DTypeInfo* FindDType(int32_t gguf_type_id);
+const DTypeInfo* FindDType(int32_t type_id);
 // CHECK-fails for a type that is not in the table.
 const DTypeInfo& GetDTypeInfo(DType type);
 

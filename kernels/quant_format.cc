@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "base/check.h"
+#include "kernels/group_format.h"
 #include "kernels/quant_format_blocks.h"
 
 namespace dunlin::kernels {
@@ -63,6 +64,12 @@ void DecodeIq4Nl(const uint8_t* b, float* out) {
   ForEachNibble(b + 2, out, [=](int q, int) { return d * static_cast<float>(kIq4Levels[q]); });
 }
 
+template <int kBits>
+void DecodeInt(const uint8_t* b, float* out) {
+  const GroupBlock block(b, kBits);
+  for (int j = 0; j < kBlock; ++j) out[j] = block.scale() * static_cast<float>(block.code(j) - block.zero());
+}
+
 void DecodeF32(const uint8_t* b, float* out) { *out = std::bit_cast<float>(LoadU32(b)); }
 void DecodeF16(const uint8_t* b, float* out) { *out = LoadHalf(b); }
 void DecodeBf16(const uint8_t* b, float* out) { *out = Bfloat16ToFloat(LoadU16(b)); }
@@ -101,6 +108,14 @@ BlockDecoder FindDecoder(DType type) {
       return DecodeIq4Nl;
     case DType::kIQ4_XS:
       return quant_internal::DecodeIq4Xs;
+    case DType::kInt2:
+      return DecodeInt<2>;
+    case DType::kInt3:
+      return DecodeInt<3>;
+    case DType::kInt4:
+      return DecodeInt<4>;
+    case DType::kInt8:
+      return DecodeInt<8>;
   }
   CHECK(false) << "no decoder for tensor type id " << static_cast<int32_t>(type);
   return nullptr;

@@ -1,4 +1,4 @@
-// Reference dequantisation of every supported GGUF block type: the meaning of the bytes, in plain code.
+// Reference dequantisation of every supported block type: the meaning of the bytes, in plain code.
 // Thread-safety: pure functions.  Cost: not for hot paths; loaders and tests use it.
 // Source: the published block layouts; bit-exact against tests/golden/dequant (every operation rounds on its own, in
 // the documented order, e.g. Q4_K is (d*sc)*q - (dmin*m)).

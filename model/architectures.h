@@ -12,7 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 #include "model/model_config.h"
 
 namespace dunlin::model {

@@ -108,7 +108,7 @@ std::map<std::string, TypeTotal> TotalsByType(const Gguf& gguf) {
   for (const GgufTensor& t : gguf.tensors()) {
     TypeTotal& total = out[kernels::GetDTypeInfo(t.type).name];
     ++total.tensors;
-    total.bytes += t.data.size();
+    total.bytes += t.num_bytes();
   }
   return out;
 }
@@ -145,8 +145,10 @@ std::string DescribeGguf(const Gguf& gguf, bool json) {
   // Appended as they come: keys are unique, and a lookup per insertion would be quadratic in hostile files.
   auto& entries = metadata.get_ref<Json::object_t&>();
   Json types = Json::object();
-  std::string text = absl::StrFormat("GGUF version %d, alignment %d\n\nMetadata (%d keys)\n", gguf.version(),
-                                     gguf.alignment(), gguf.keys().size());
+  std::string text = gguf.version() == 0
+                         ? "Hugging Face checkpoint, in GGUF's terms"
+                         : absl::StrFormat("GGUF version %d, alignment %d", gguf.version(), gguf.alignment());
+  absl::StrAppendFormat(&text, "\n\nMetadata (%d keys)\n", gguf.keys().size());
   for (const std::string& key : gguf.keys()) {
     const GgufValue& value = *gguf.Find(key);
     if (json) {

@@ -5,7 +5,7 @@
 
 #include <string>
 
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 
 namespace dunlin::model {
 

@@ -221,10 +221,20 @@ absl::Status ReadRope(const Gguf& gguf, const ArchKeys& keys, ModelConfig* c) {
 
 std::string LabelByBytes(const Gguf& gguf) {
   std::map<kernels::DType, size_t> bytes;
-  for (const GgufTensor& t : gguf.tensors()) bytes[t.type] += t.data.size();
+  for (const GgufTensor& t : gguf.tensors()) bytes[t.type] += t.num_bytes();
   const auto most =
       std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return most == bytes.end() ? "" : kernels::GetDTypeInfo(most->first).name;
+}
+
+// A checkpoint that was never converted has q and k in another order than the row says (hugging_face/hf_config.h).
+absl::StatusOr<RopePairing> ReadRopePairing(const Gguf& gguf, const Architecture& row) {
+  if (gguf.Find("dunlin.rope_pairing") == nullptr) return row.rope_pairing;
+  ASSIGN_OR_RETURN(const absl::string_view said, gguf.GetString("dunlin.rope_pairing"));
+  if (said == "halves") return RopePairing::kHalves;
+  if (said == "adjacent") return RopePairing::kAdjacent;
+  return absl::InvalidArgumentError(
+      absl::StrCat("key 'dunlin.rope_pairing' is ", Quoted(said), "; halves or adjacent is wanted"));
 }
 
 }  // namespace
@@ -239,7 +249,11 @@ absl::StatusOr<ModelConfig> ReadModelConfig(const Gguf& gguf) {
     c.name = std::string(name);
   }
   c.quantization = LabelByBytes(gguf);
-  c.rope_pairing = row->rope_pairing;
+  if (gguf.Find("dunlin.quantization") != nullptr) {
+    ASSIGN_OR_RETURN(const absl::string_view said, gguf.GetString("dunlin.quantization"));
+    c.quantization = std::string(said);
+  }
+  ASSIGN_OR_RETURN(c.rope_pairing, ReadRopePairing(gguf, *row));
   c.activation = row->activation;
   c.qkv_bias = row->qkv_bias;
   c.qk_norm = row->qk_norm;

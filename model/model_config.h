@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 
 namespace dunlin::model {
 

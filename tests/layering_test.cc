@@ -29,7 +29,7 @@ const std::map<std::string, Names> kAllowed = {
 // What model/ and kernels/ may see of the rooms below, more narrowly than a whole room.
 const std::map<std::string, Names> kAllowedHeaders = {
     {"kernels->base", {"base/check.h"}},
-    {"model->kernels", {"kernels/dtype.h", "kernels/quant_format.h"}},
+    {"model->kernels", {"kernels/dtype.h", "kernels/group_format.h", "kernels/quant_format.h"}},
 };
 
 struct Include {

@@ -18,7 +18,7 @@
 #include "base/status_macros.h"
 #include "model/chat_template/chat_template.h"
 #include "model/describe.h"
-#include "model/gguf/gguf_file.h"
+#include "model/hugging_face/open_model.h"
 #include "model/tokenizer/tokenizer.h"
 #include "tools/flat_json.h"
 
@@ -34,7 +34,7 @@ int Fail(absl::string_view command, const absl::Status& status) {
 
 // A file's tokenizer; the file may be a vocabulary without tensors.
 absl::StatusOr<std::unique_ptr<const model::Tokenizer>> OpenTokenizer(const std::string& path) {
-  ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(path));
+  ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(path));
   return model::Tokenizer::Create(file->gguf());
 }
 
@@ -74,7 +74,7 @@ absl::StatusOr<TemplateSource> ReadTemplate(const TemplateOptions& options) {
     source.text.assign(std::istreambuf_iterator<char>(in), {});
     return source;
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(options.model));
+  ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(options.model));
   ASSIGN_OR_RETURN(const absl::string_view text, file->gguf().GetString("tokenizer.chat_template"));
   ASSIGN_OR_RETURN(const auto tokenizer, model::Tokenizer::Create(file->gguf()));
   source.text = std::string(text);
@@ -113,7 +113,7 @@ absl::StatusOr<std::string> RenderTemplate(const TemplateOptions& options) {
 }  // namespace
 
 int Info(const InfoOptions& options) {
-  const absl::StatusOr<std::unique_ptr<model::GgufFile>> file = model::GgufFile::Open(options.file);
+  const absl::StatusOr<std::unique_ptr<model::ModelFile>> file = model::OpenModel(options.file);
   if (!file.ok()) return Fail("info", file.status());
   std::cout << model::DescribeGguf((*file)->gguf(), options.json);
   return 0;

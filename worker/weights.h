@@ -1,6 +1,6 @@
 // From a model file to a backend's packed weights, tensor by tensor; the file's pages are given back as they are
-// packed, so the peak is one copy of the model. Thread-safety: one loader at a time.  Errors: those of the architecture
-// table (missing or misshapen tensor, by name).
+// packed, so the peak is one copy of the model (and of one matrix, where the file's form is not the blocks').
+// Thread-safety: one loader at a time.  Errors: those of the architecture table (missing or misshapen tensor, by name).
 #ifndef DUNLIN_WORKER_WEIGHTS_H_
 #define DUNLIN_WORKER_WEIGHTS_H_
 
@@ -13,8 +13,8 @@
 #include "base/status_macros.h"
 #include "kernels/quant_format.h"
 #include "model/architectures.h"
-#include "model/gguf/gguf_file.h"
 #include "model/model_config.h"
+#include "model/model_file.h"
 #include "worker/transformer.h"
 
 namespace dunlin::worker {
@@ -37,9 +37,9 @@ class WeightLoader {
  public:
   using Matrix = typename Ops::Matrix;
 
-  WeightLoader(Ops* ops, const model::GgufFile* file, LoadProgress progress)
+  WeightLoader(Ops* ops, const model::ModelFile* file, LoadProgress progress)
       : ops_(ops), file_(file), progress_(std::move(progress)) {
-    for (const model::GgufTensor& t : file->gguf().tensors()) total_ += t.data.size();
+    for (const model::GgufTensor& t : file->gguf().tensors()) total_ += t.num_bytes();
   }
 
   absl::StatusOr<Weights<Matrix>> Load(const model::ModelConfig& config) {
@@ -73,26 +73,28 @@ class WeightLoader {
 
  private:
   Matrix Pack(const model::GgufTensor* t) {
-    Matrix m = ops_->Pack(t->type, static_cast<int>(t->rows()), static_cast<int>(t->cols()), t->data);
+    Matrix m =
+        ops_->Pack(t->type, static_cast<int>(t->rows()), static_cast<int>(t->cols()), file_->Read(*t, &scratch_));
     Done(t);
     return m;
   }
   std::vector<float> Vector(const model::GgufTensor* t) {
     if (t == nullptr) return {};
     std::vector<float> v(static_cast<size_t>(t->num_elements()));
-    kernels::DequantizeRow(t->type, t->data, v);
+    kernels::DequantizeRow(t->type, file_->Read(*t, &scratch_), v);
     Done(t);
     return v;
   }
   void Done(const model::GgufTensor* t) {
-    file_->DropPages(t->data);
-    done_ += t->data.size();
+    file_->DropPages(*t);
+    done_ += t->num_bytes();
     if (progress_) progress_(done_, total_);
   }
 
   Ops* ops_;
-  const model::GgufFile* file_;
+  const model::ModelFile* file_;
   LoadProgress progress_;
+  std::vector<uint8_t> scratch_;  // of the largest tensor that the file holds in another form
   uint64_t done_ = 0;
   uint64_t total_ = 0;
 };

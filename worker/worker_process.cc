@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "model/gguf/gguf_file.h"
+#include "model/hugging_face/open_model.h"
 #include "model/model_config.h"
 #include "model/tokenizer/tokenizer.h"
 #include "nlohmann/json.hpp"
@@ -78,10 +78,7 @@ WorkerMetrics::Options MakeMetricsOptions(const dunlin::v1::ServerConfig& config
 }  // namespace
 
 std::string ServedModelName(const dunlin::v1::ServerConfig& config) {
-  if (!config.served_model_name().empty()) return config.served_model_name();
-  std::string name = config.model().substr(config.model().rfind('/') + 1);  // npos + 1 = 0
-  if (const size_t dot = name.rfind('.'); dot != std::string::npos && dot > 0) name.resize(dot);
-  return name;
+  return config.served_model_name().empty() ? model::ModelName(config.model()) : config.served_model_name();
 }
 
 absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, const ProgressCallback& progress) {
@@ -89,7 +86,7 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
   options.progress = progress;
   options.say = [](const std::string& line) { std::fprintf(stderr, "dunlin-worker: %s\n", line.c_str()); };
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
-  ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(config.model()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
   // The vocabulary first: a file that cannot be served is refused before its weights are packed.
   ASSIGN_OR_RETURN(const std::unique_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Create(file->gguf()));

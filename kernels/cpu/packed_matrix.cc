@@ -10,32 +10,67 @@
 namespace dunlin::kernels::cpu {
 namespace {
 
-bool HasFourBitCodes(PackedKind k) {
-  return k == PackedKind::kU4Half || k == PackedKind::kU4HalfMin || k == PackedKind::kU4FloatMin;
+// What a tile of a quantised kind holds.
+enum class Second : uint8_t { kNone, kMin, kOffset };  // beside the scales
+struct KindInfo {
+  int code_bits;
+  bool half;  // scales, minima and offsets are f16, else f32
+  Second second;
+  int scales;  // per 32 columns
+};
+
+KindInfo InfoOf(PackedKind kind) {
+  switch (kind) {
+    case PackedKind::kU4Half:
+      return {4, true, Second::kNone, 1};
+    case PackedKind::kU4HalfMin:
+      return {4, true, Second::kMin, 1};
+    case PackedKind::kU4FloatMin:
+      return {4, false, Second::kMin, 1};
+    case PackedKind::kU2HalfOffset:
+      return {2, true, Second::kOffset, 1};
+    case PackedKind::kU3HalfOffset:
+      return {3, true, Second::kOffset, 1};
+    case PackedKind::kU4HalfOffset:
+      return {4, true, Second::kOffset, 1};
+    case PackedKind::kS8Half:
+      return {8, true, Second::kNone, 1};
+    case PackedKind::kS8FloatMin:
+      return {8, false, Second::kMin, 1};
+    case PackedKind::kS8FloatMin16:
+      return {8, false, Second::kMin, 2};
+    case PackedKind::kS8HalfOffset:
+      return {8, true, Second::kOffset, 1};
+    case PackedKind::kF32:
+    case PackedKind::kF16:
+    case PackedKind::kBF16:
+      break;
+  }
+  CHECK(false) << "kind " << static_cast<int>(kind) << " has no tiles";
+  return {};
 }
-bool HasHalfScales(PackedKind k) {
-  return k == PackedKind::kU4Half || k == PackedKind::kU4HalfMin || k == PackedKind::kS8Half;
-}
-bool HasMin(PackedKind k) { return k != PackedKind::kU4Half && k != PackedKind::kS8Half; }
-int ScalesPerTile(PackedKind k) { return k == PackedKind::kS8FloatMin16 ? 2 : 1; }
 
 // How the tiles of one kind lie in memory.
 struct TileShape {
-  PackedKind kind;
+  TileShape(PackedKind kind, int rows) : info(InfoOf(kind)), group_rows(rows) {}
+  KindInfo info;
   int group_rows;
 
-  size_t scale_vector_bytes() const { return static_cast<size_t>(group_rows) * (HasHalfScales(kind) ? 2 : 4); }
+  size_t scale_vector_bytes() const { return static_cast<size_t>(group_rows) * (info.half ? 2 : 4); }
   size_t codes_offset() const {
-    return scale_vector_bytes() * static_cast<size_t>(ScalesPerTile(kind)) * (HasMin(kind) ? 2 : 1);
+    return scale_vector_bytes() * static_cast<size_t>(info.scales) * (info.second == Second::kNone ? 1 : 2);
   }
-  // Where the byte of column k (8-bit kinds), or of columns k and k + 16 (4-bit), of a lane lies behind codes_offset.
+  // Where the byte of column k of a lane lies behind codes_offset, in vectors of one code per byte.
   size_t code_at(int lane, int k) const { return static_cast<size_t>(4 * group_rows * (k / 4) + 4 * lane + k % 4); }
+  // Codes of fewer than eight bits: as many vectors as bits (of three bits, the low two) hold 32 / vectors columns
+  // each.
+  int low_bits() const { return info.code_bits == 3 ? 2 : info.code_bits; }
 };
 
 void StoreScale(const TileShape& shape, uint8_t* vectors, int vector, int lane, float value) {
   uint8_t* at = vectors + static_cast<size_t>(vector) * shape.scale_vector_bytes();
-  if (HasHalfScales(shape.kind)) {
-    const uint16_t half = FloatToHalf(value);  // exact: the file stores this scale as a half
+  if (shape.info.half) {
+    const uint16_t half = FloatToHalf(value);  // exact: halves are kept where the block has them
     std::memcpy(at + 2 * lane, &half, 2);
   } else {
     std::memcpy(at + 4 * lane, &value, 4);
@@ -44,7 +79,7 @@ void StoreScale(const TileShape& shape, uint8_t* vectors, int vector, int lane, 
 
 float LoadScale(const TileShape& shape, const uint8_t* vectors, int vector, int lane) {
   const uint8_t* at = vectors + static_cast<size_t>(vector) * shape.scale_vector_bytes();
-  if (HasHalfScales(shape.kind)) {
+  if (shape.info.half) {
     uint16_t half;
     std::memcpy(&half, at + 2 * lane, 2);
     return HalfToFloat(half);
@@ -54,26 +89,48 @@ float LoadScale(const TileShape& shape, const uint8_t* vectors, int vector, int 
   return value;
 }
 
+// One lane's codes of fewer than eight bits.
+template <int kBits>
+void StoreCodes(const TileShape& shape, const int8_t* values, int lane, uint8_t* codes) {
+  constexpr int kLow = kBits == 3 ? 2 : kBits, kColumns = 4 * kLow;
+  for (int k = 0; k < kColumns; ++k) {
+    int byte = 0;
+    for (int part = 0; part < 8 / kLow; ++part) {
+      byte |= (values[k + kColumns * part] & ((1 << kLow) - 1)) << (kLow * part);
+    }
+    codes[shape.code_at(lane, k)] = static_cast<uint8_t>(byte);
+  }
+  if constexpr (kBits == 3) {
+    for (int k = 0; k < 4; ++k) {
+      int byte = 0;
+      for (int step = 0; step < 8; ++step) byte |= (values[k + 4 * step] >> 2) << step;
+      codes[shape.code_at(lane, kColumns + k)] = static_cast<uint8_t>(byte);
+    }
+  }
+}
+
 void StoreGroup(const TileShape& shape, const CodeGroup& g, int lane, uint8_t* tile) {
-  const int scales = ScalesPerTile(shape.kind);
+  const int scales = shape.info.scales;
   for (int s = 0; s < scales; ++s) {
     StoreScale(shape, tile, s, lane, g.scale[s]);
-    if (HasMin(shape.kind)) StoreScale(shape, tile, scales + s, lane, g.min[s]);
+    if (shape.info.second == Second::kMin) StoreScale(shape, tile, scales + s, lane, g.min[s]);
+    if (shape.info.second == Second::kOffset) StoreScale(shape, tile, scales + s, lane, g.offset);
   }
   uint8_t* codes = tile + shape.codes_offset();
-  if (HasFourBitCodes(shape.kind)) {
-    for (int k = 0; k < 16; ++k) {
-      codes[shape.code_at(lane, k)] = static_cast<uint8_t>(g.codes[k] | (g.codes[k + 16] << 4));
-    }
-  } else {
+  if (shape.info.code_bits == 8) {
     for (int k = 0; k < 32; k += 4) std::memcpy(codes + shape.code_at(lane, k), g.codes + k, 4);
+    return;
   }
+  if (shape.info.code_bits == 2) return StoreCodes<2>(shape, g.codes, lane, codes);
+  if (shape.info.code_bits == 3) return StoreCodes<3>(shape, g.codes, lane, codes);
+  return StoreCodes<4>(shape, g.codes, lane, codes);
 }
 
 // One group of a quantised matrix.
 void PackQuantizedGroup(DType type, const CpuMatrix& m, int group, const uint8_t* src, size_t row_bytes, uint8_t* out) {
   const DTypeInfo& info = GetDTypeInfo(type);
   const int groups_per_block = info.block_elements / kTileColumns;
+  const TileShape shape(m.kind, m.group_rows);
   const size_t tile_bytes = TileBytes(m.kind, m.group_rows);
   for (int lane = 0; lane < m.group_rows; ++lane) {
     const int row = group * m.group_rows + lane;
@@ -82,7 +139,7 @@ void PackQuantizedGroup(DType type, const CpuMatrix& m, int group, const uint8_t
     uint8_t* tile = out;
     for (int k = 0; k < m.cols; k += info.block_elements) {
       for (int i = 0; i < groups_per_block; ++i) {
-        StoreGroup({m.kind, m.group_rows}, UnpackGroup(type, block, i), lane, tile);
+        StoreGroup(shape, UnpackGroup(type, block, i), lane, tile);
         tile += tile_bytes;
       }
       block += info.block_bytes;
@@ -119,9 +176,16 @@ float UnpackFloat(PackedKind kind, const uint8_t* at) {
 
 // Column k (0…31) of one lane of a tile.
 int UnpackCode(const TileShape& shape, const uint8_t* codes, int lane, int k) {
-  if (!HasFourBitCodes(shape.kind)) return static_cast<int8_t>(codes[shape.code_at(lane, k)]);
-  const int byte = codes[shape.code_at(lane, k % 16)];
-  return k < 16 ? byte & 15 : byte >> 4;
+  if (shape.info.code_bits == 8) return static_cast<int8_t>(codes[shape.code_at(lane, k)]);
+  const int bits = shape.low_bits(), columns = 4 * bits;
+  const int low = (codes[shape.code_at(lane, k % columns)] >> (bits * (k / columns))) & ((1 << bits) - 1);
+  if (shape.info.code_bits != 3) return low;
+  return low | (((codes[shape.code_at(lane, columns + k % 4)] >> (k / 4)) & 1) << 2);
+}
+
+// The minimum or offset of scale s, 0 where the kind stores none.
+float LoadSecond(const TileShape& shape, const uint8_t* tile, int s, int lane) {
+  return shape.info.second == Second::kNone ? 0.0f : LoadScale(shape, tile, shape.info.scales + s, lane);
 }
 
 }  // namespace
@@ -134,6 +198,14 @@ PackedKind KindFor(DType type) {
       return PackedKind::kU4HalfMin;
     case DType::kQ4_K:
       return PackedKind::kU4FloatMin;
+    case DType::kInt2:
+      return PackedKind::kU2HalfOffset;
+    case DType::kInt3:
+      return PackedKind::kU3HalfOffset;
+    case DType::kInt4:
+      return PackedKind::kU4HalfOffset;
+    case DType::kInt8:
+      return PackedKind::kS8HalfOffset;
     case DType::kQ8_0:
     case DType::kQ5_0:
     case DType::kIQ4_NL:
@@ -161,7 +233,8 @@ size_t TileBytes(PackedKind kind, int group_rows) {
   const auto rows = static_cast<size_t>(group_rows);
   if (kind == PackedKind::kF32) return 4 * rows;
   if (kind == PackedKind::kF16 || kind == PackedKind::kBF16) return 2 * rows;
-  return TileShape{kind, group_rows}.codes_offset() + rows * kTileColumns / (HasFourBitCodes(kind) ? 2 : 1);
+  const TileShape shape(kind, group_rows);
+  return shape.codes_offset() + rows * kTileColumns * static_cast<size_t>(shape.info.code_bits) / 8;
 }
 
 CpuMatrix PackMatrix(DType type, int rows, int cols, int group_rows, std::span<const uint8_t> src, Arena* arena,
@@ -209,18 +282,17 @@ void UnpackRow(const CpuMatrix& m, int row, float* out) {
     for (int k = 0; k < m.cols; ++k, at += tile_bytes) out[k] = UnpackFloat(m.kind, at);
     return;
   }
-  const TileShape shape{m.kind, m.group_rows};
-  const int scales = ScalesPerTile(m.kind);
+  const TileShape shape(m.kind, m.group_rows);
   for (int k0 = 0; k0 < m.cols; k0 += kTileColumns, at += tile_bytes) {
     for (int k = 0; k < kTileColumns; ++k) {
-      const int s = scales == 2 ? k / 16 : 0;
+      const int s = shape.info.scales == 2 ? k / 16 : 0;
       const float scale = LoadScale(shape, at, s, lane);
       const int code = UnpackCode(shape, at + shape.codes_offset(), lane, k);
-      if (m.kind == PackedKind::kU4Half) {
-        out[k0 + k] = scale * static_cast<float>(code - 8);
+      const float second = m.kind == PackedKind::kU4Half ? -8.0f : LoadSecond(shape, at, s, lane);
+      if (shape.info.second == Second::kMin) {
+        out[k0 + k] = scale * static_cast<float>(code) + second;
       } else {
-        const float product = scale * static_cast<float>(code);
-        out[k0 + k] = HasMin(m.kind) ? product + LoadScale(shape, at, scales + s, lane) : product;
+        out[k0 + k] = scale * (static_cast<float>(code) + second);  // the sum is a small whole number: exact
       }
     }
   }

@@ -32,7 +32,7 @@ void Products::Reserve(int max_rows, int max_cols) {
   for (Scratch& s : scratch_) {
     s.row.assign(Index(max_cols), 0.0f);
     s.expanded.Allocate(ExpandedBytes(max_cols));
-    for (std::vector<float>& block : s.block) block.assign(Index(std::min(max_rows, kRowsPerPass)) * kBlockRows, 0.0f);
+    for (std::vector<float>& block : s.block) block.assign(Index(std::min(max_rows, kRowsPerBlock)) * kBlockRows, 0.0f);
     s.records.Allocate(kPrivateRows * record_bytes);
     s.float_rows.assign(kPrivateRows * Index(max_cols), 0.0f);
   }

@@ -45,6 +45,8 @@ class Products {
 
   // Activation rows that stay in the second-level cache while weights stream by.
   static constexpr int kRowsPerPass = 256;
+  // Of these, rows that one product of a block covers: they and its outputs stay in the first-level cache.
+  static constexpr int kRowsPerBlock = 64;
   // Up to so many rows every thread prepares all of them for itself: cheaper than a barrier.
   static constexpr int kPrivateRows = 4;
 
@@ -102,7 +104,7 @@ class Products {
   struct Scratch {
     std::vector<float> row;         // [max_cols] one normed row
     AlignedBytes expanded;          // MultiplyArgs::scratch
-    std::vector<float> block[2];    // [rows of a pass][kBlockRows]
+    std::vector<float> block[2];    // [kRowsPerBlock][kBlockRows]
     AlignedBytes records;           // [kPrivateRows]
     std::vector<float> float_rows;  // [kPrivateRows][max_cols]
   };
@@ -139,8 +141,12 @@ void Products::Multiply(ThreadPool::Context& context, int phase, Matrices matric
       size_t index = 0;
       for (; block >= NumBlocks(*matrices[index]); ++index) block -= NumBlocks(*matrices[index]);
       const CpuMatrix& w = *matrices[index];
-      MultiplyBlock(context, w, inputs, block, first_row, rows, out);
-      emit(index, block * kBlockRows, std::min(kBlockRows, w.rows - block * kBlockRows), first_row, rows, out);
+      const int outputs = std::min(kBlockRows, w.rows - block * kBlockRows);
+      for (int r = first_row; r < first_row + rows; r += kRowsPerBlock) {
+        const int count = std::min(kRowsPerBlock, first_row + rows - r);
+        MultiplyBlock(context, w, inputs, block, r, count, out);
+        emit(index, block * kBlockRows, outputs, r, count, out);
+      }
     }
   });
 }

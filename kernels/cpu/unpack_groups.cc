@@ -1,6 +1,7 @@
 #include "kernels/cpu/unpack_groups.h"
 
 #include "base/check.h"
+#include "kernels/group_format.h"
 #include "kernels/quant_format_blocks.h"
 
 namespace dunlin::kernels::cpu {
@@ -87,6 +88,17 @@ CodeGroup UnpackIq4Xs(const uint8_t* b, int index) {
   return g;
 }
 
+// Codes of 8 bits are stored less 128, so that they fit a signed byte.
+CodeGroup UnpackInt(const uint8_t* b, int bits) {
+  CodeGroup g;
+  const GroupBlock block(b, bits);
+  const int less = bits == 8 ? 128 : 0;
+  SetCodes(&g, [&](int i) { return block.code(i) - less; });
+  g.offset = static_cast<float>(less - block.zero());
+  SetScale(&g, block.scale(), block.scale() * g.offset);
+  return g;
+}
+
 }  // namespace
 
 CodeGroup UnpackGroup(DType type, const uint8_t* b, int index) {
@@ -134,6 +146,11 @@ CodeGroup UnpackGroup(DType type, const uint8_t* b, int index) {
       return UnpackQ6K(b, index);
     case DType::kIQ4_XS:
       return UnpackIq4Xs(b, index);
+    case DType::kInt2:
+    case DType::kInt3:
+    case DType::kInt4:
+    case DType::kInt8:
+      return UnpackInt(b, GroupBits(type));
     case DType::kF32:
     case DType::kF16:
     case DType::kBF16:

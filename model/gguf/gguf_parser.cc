@@ -19,7 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 #include "model/gguf/gguf_types.h"
 
 namespace dunlin::model {

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 
 namespace dunlin::model {
 

@@ -16,7 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 #include "model/text_segment.h"
 
 namespace dunlin::model {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 #include "model/tokenizer/tokenizer.h"
 
 namespace dunlin::model {

@@ -12,6 +12,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/group_format.h"
 #include "kernels/ops.h"
 #include "kernels/paged_kv.h"
 #include "kernels/quant_format.h"
@@ -20,7 +21,8 @@ namespace dunlin::kernels::testing {
 
 inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0,   DType::kQ4_1,
                                       DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K,   DType::kQ3_K,
-                                      DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS};
+                                      DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS,
+                                      DType::kInt2, DType::kInt3, DType::kInt4, DType::kInt8};
 
 class Random {
  public:
@@ -84,6 +86,7 @@ inline std::vector<uint8_t> RandomWeights(DType type, int64_t count, Random* ran
       const uint16_t min = FloatToHalf(0.02f * random->Normal());
       std::memcpy(block + offsets.scale, &scale, 2);
       if (offsets.min >= 0) std::memcpy(block + offsets.min, &min, 2);
+      if (const int bits = GroupBits(type); bits != 0) block[2] &= static_cast<uint8_t>((1 << bits) - 1);  // the zero
     }
   }
   return bytes;

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/quant_format.h"
+#include "model/model_file.h"
 #include "tests/support/runner_driver.h"
 #include "worker/runners/cpu_runner.h"
 #include "worker/runners/create_runner.h"
@@ -32,7 +33,7 @@ class F32Ops : public kernels::cpu::CpuOps {
   }
 };
 
-inline absl::StatusOr<std::unique_ptr<worker::ModelRunner>> CreateF32Runner(const model::GgufFile& file,
+inline absl::StatusOr<std::unique_ptr<worker::ModelRunner>> CreateF32Runner(const model::ModelFile& file,
                                                                             const worker::RunnerOptions& options) {
   worker::RunnerInfo info;
   info.threads = options.threads > 0 ? options.threads : worker::UsableCores();

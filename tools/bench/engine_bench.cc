@@ -14,7 +14,7 @@
 #include "base/status_macros.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/roofline.h"
-#include "model/gguf/gguf_file.h"
+#include "model/hugging_face/open_model.h"
 #include "model/model_config.h"
 #include "tools/bench/bench_report.h"
 #include "worker/kv_formats.h"
@@ -74,7 +74,7 @@ class Bench {
     bench->options_ = options;
     ASSIGN_OR_RETURN(const worker::KvFormats formats, worker::ParseKvFormats(options.kv_cache_dtype));
     const auto begin = SteadyClock::now();
-    ASSIGN_OR_RETURN(const auto file, model::GgufFile::Open(options.model));
+    ASSIGN_OR_RETURN(const auto file, model::OpenModel(options.model));
     ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file->gguf()));
     RETURN_IF_ERROR(CheckOptions(options, config.context_tokens));
     bench->work_ = CountWork(file->gguf(), config);

@@ -69,7 +69,7 @@ absl::Status WriteWhole(const std::string& path, const std::string& bytes) {
 
 }  // namespace
 
-uint64_t ModelFingerprint(const model::GgufFile& file, const model::ModelConfig& config) {
+uint64_t ModelFingerprint(const model::ModelFile& file, const model::ModelConfig& config) {
   uint64_t hash = HashNumber(static_cast<uint64_t>(file.file_bytes()), kHashBegin);
   for (const int n : {config.num_layers, config.num_q_heads, config.num_kv_heads, config.head_dim, config.rope_dims,
                       config.sliding_window, static_cast<int>(config.rope_pairing)}) {
@@ -83,9 +83,10 @@ uint64_t ModelFingerprint(const model::GgufFile& file, const model::ModelConfig&
     hash = HashBytes(t.name, hash);
     hash = HashNumber(static_cast<int>(t.type), hash);
     for (const int64_t d : t.dims) hash = HashNumber(d, hash);
-    const size_t n = std::min(t.data.size(), kSampleBytes);
-    hash = HashBytes(AsText(t.data.first(n)), hash);
-    hash = HashBytes(AsText(t.data.last(n)), hash);
+    const std::span<const uint8_t> stored = file.Stored(t);
+    const size_t n = std::min(stored.size(), kSampleBytes);
+    hash = HashBytes(AsText(stored.first(n)), hash);
+    hash = HashBytes(AsText(stored.last(n)), hash);
   }
   return hash;
 }

@@ -11,15 +11,15 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "model/gguf/gguf_file.h"
 #include "model/model_config.h"
+#include "model/model_file.h"
 #include "worker/kv_rounding/calibration.h"
 
 namespace dunlin::worker {
 
 // Of what decides a model's keys, values and queries: the config's numbers, the tensors' names and shapes, the file's
 // size and the ends of every tensor's data. Cost: reads at most 8 KiB per tensor.
-uint64_t ModelFingerprint(const model::GgufFile& file, const model::ModelConfig& config);
+uint64_t ModelFingerprint(const model::ModelFile& file, const model::ModelConfig& config);
 
 class CalibrationFile {
  public:

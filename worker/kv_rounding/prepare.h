@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -16,8 +17,8 @@
 #include "base/status_macros.h"
 #include "kernels/kv_rounding.h"
 #include "model/architectures.h"
-#include "model/gguf/gguf_file.h"
 #include "model/model_config.h"
+#include "model/model_file.h"
 #include "worker/kv_formats.h"
 #include "worker/kv_rounding/calibrate.h"
 #include "worker/kv_rounding/calibration.h"
@@ -36,7 +37,7 @@ struct KvRoundingWish {
 };
 
 template <typename Ops>
-absl::StatusOr<KvCalibration> MeasureCalibration(const model::GgufFile& file, const model::ModelConfig& config,
+absl::StatusOr<KvCalibration> MeasureCalibration(const model::ModelFile& file, const model::ModelConfig& config,
                                                  Ops* ops, const Weights<typename Ops::Matrix>& weights) {
   const int tokens = std::min(kCalibrationTokens, config.context_tokens);
   const int positions = std::min(kCentrePositions, config.context_tokens);
@@ -46,16 +47,17 @@ absl::StatusOr<KvCalibration> MeasureCalibration(const model::GgufFile& file, co
   KvStatistics statistics({config.num_layers, config.num_kv_heads, config.head_dim}, config.num_q_heads, net.rope,
                           {.centre = positions, .metric = std::min(kMetricPositions, positions)});
   RETURN_IF_ERROR(KvCalibrator<Ops>(ops, &net, &weights, tokens).Run(&statistics));
+  std::vector<uint8_t> scratch;
   for (int layer = 0; layer < config.num_layers; ++layer) {
     ASSIGN_OR_RETURN(const model::LayerTensors t, model::FindLayerTensors(file.gguf(), config, layer));
-    statistics.AddOutputMatrix(layer, *t.o);
-    file.DropPages(t.o->data);
+    statistics.AddOutputMatrix(layer, *t.o, file.Read(*t.o, &scratch));
+    file.DropPages(*t.o);
   }
   return statistics.Finish();
 }
 
 template <typename Ops>
-KvRoundingTables PrepareKvRounding(const model::GgufFile& file, const model::ModelConfig& config,
+KvRoundingTables PrepareKvRounding(const model::ModelFile& file, const model::ModelConfig& config,
                                    const KvRoundingWish& wish, const std::function<void(const std::string&)>& tell,
                                    Ops* ops, const Weights<typename Ops::Matrix>& weights) {
   if (kernels::KvScaleBytes(wish.k_format) == 0 && kernels::KvScaleBytes(wish.v_format) == 0) return {};

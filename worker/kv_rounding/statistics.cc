@@ -142,13 +142,13 @@ void KvStatistics::AddToken(int layer, int position, const float* q, const float
   }
 }
 
-void KvStatistics::AddOutputMatrix(int layer, const model::GgufTensor& o) {
+void KvStatistics::AddOutputMatrix(int layer, const model::GgufTensor& o, std::span<const uint8_t> blocks) {
   const size_t dim = Index(shape_.head_dim), heads = Index(shape_.num_kv_heads), group = Index(num_q_heads_) / heads;
   CHECK_EQ(o.cols(), int64_t{num_q_heads_} * shape_.head_dim);
   std::vector<float> row(Index(o.cols()));
   const size_t row_bytes = kernels::RowBytes(o.type, o.cols());
   for (size_t r = 0; r < Index(o.rows()); ++r) {
-    kernels::DequantizeRow(o.type, o.data.subspan(r * row_bytes, row_bytes), row);
+    kernels::DequantizeRow(o.type, blocks.subspan(r * row_bytes, row_bytes), row);
     const std::vector<double> wide(row.begin(), row.end());
     for (size_t h = 0; h < Index(num_q_heads_); ++h) {
       AddOuter(&wide[h * dim], &v_metric_[(Index(layer) * heads + h / group) * dim * dim]);

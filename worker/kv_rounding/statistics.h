@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
-#include "model/gguf/gguf_file.h"
+#include "model/gguf/gguf.h"
 #include "worker/kv_rounding/calibration.h"
 
 namespace dunlin::worker {
@@ -31,8 +31,8 @@ class KvStatistics {
 
   // One token of one layer, after RoPE. q: [num_q_heads, head_dim]; k: [num_kv_heads, head_dim].
   void AddToken(int layer, int position, const float* q, const float* k);
-  // o: [hidden, num_q_heads * head_dim]. Once per layer.
-  void AddOutputMatrix(int layer, const model::GgufTensor& o);
+  // o: [hidden, num_q_heads * head_dim]; blocks: its bytes. Once per layer.
+  void AddOutputMatrix(int layer, const model::GgufTensor& o, std::span<const uint8_t> blocks);
 
   KvCalibration Finish() const;
 

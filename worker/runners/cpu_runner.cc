@@ -17,7 +17,7 @@ constexpr size_t kBandwidthProbeBytes = size_t{256} << 20;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::GgufFile& file,
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::ModelFile& file,
                                                              const RunnerOptions& options) {
   std::string error;
   const std::optional<kernels::cpu::Isa> isa = kernels::cpu::SelectIsa(std::getenv("DUNLIN_ISA"), &error);

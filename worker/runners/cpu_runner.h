@@ -13,7 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "kernels/paged_kv.h"
-#include "model/gguf/gguf_file.h"
+#include "model/model_file.h"
 #include "worker/kv_formats.h"
 #include "worker/memory_budget.h"
 #include "worker/model_runner.h"
@@ -45,8 +45,9 @@ struct RunnerOptions {
 };
 
 // `file` is read during the call only.
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::GgufFile& file, const RunnerOptions& options);
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::GgufFile& file,
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::ModelFile& file,
+                                                             const RunnerOptions& options);
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::ModelFile& file,
                                                                    const RunnerOptions& options);
 
 // What CreateCpuRunner would do, from the file's header alone.
@@ -57,7 +58,7 @@ struct RunnerPlan {
   uint64_t weight_bytes = 0;  // the file's size; packed weights differ a little
   int32_t host_slots = 0;     // pages of the host tier
 };
-absl::StatusOr<RunnerPlan> PlanRunner(const model::GgufFile& file, RunnerOptions options);
+absl::StatusOr<RunnerPlan> PlanRunner(const model::ModelFile& file, RunnerOptions options);
 
 // Cores this process may use (its affinity mask).
 int UsableCores();

@@ -100,7 +100,7 @@ absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels
   return PlanKvPool(request, *host);
 }
 
-absl::StatusOr<RunnerPlan> PlanRunner(const model::GgufFile& file, RunnerOptions options) {
+absl::StatusOr<RunnerPlan> PlanRunner(const model::ModelFile& file, RunnerOptions options) {
   ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));
   RETURN_IF_ERROR(ResolveOptions(config, &options));
   const kernels::PageLayout layout = LayoutOf(config, options);

@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& optio
 
 // `info` brings device, isa, threads and bandwidth; packed_bytes(ops) tells the size of the packed weights.
 template <typename Ops, typename PackedBytes>
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::GgufFile& file, RunnerOptions options,
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::ModelFile& file, RunnerOptions options,
                                                           std::unique_ptr<Ops> ops, RunnerInfo info,
                                                           PackedBytes packed_bytes) {
   ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));

@@ -3,7 +3,7 @@
 
 namespace dunlin::worker {
 
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::GgufFile& file,
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::ModelFile& file,
                                                                    const RunnerOptions& options) {
   RunnerInfo info;
   info.device = "cpu";

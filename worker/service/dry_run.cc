@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/status_macros.h"
-#include "model/gguf/gguf_file.h"
+#include "model/hugging_face/open_model.h"
 #include "nlohmann/json.hpp"
 #include "worker/kv_formats.h"
 #include "worker/service/settings.h"
@@ -71,7 +71,7 @@ std::string Text(const dunlin::v1::ServerConfig& config, const RunnerPlan& plan,
 absl::StatusOr<std::string> DryRun(const dunlin::v1::ServerConfig& config) {
   ASSIGN_OR_RETURN(const RunnerOptions options, MakeRunnerOptions(config));
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
-  ASSIGN_OR_RETURN(const std::unique_ptr<model::GgufFile> file, model::GgufFile::Open(config.model()));
+  ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(config.model()));
   ASSIGN_OR_RETURN(const RunnerPlan plan, PlanRunner(*file, options));
   const int64_t tokens = int64_t{plan.pool.pages} * config.block_size();
   return config.json() ? Json(config, plan, kv.name, tokens) : Text(config, plan, kv.name, tokens);

@@ -33,8 +33,9 @@ struct ActivationLayout {
 inline constexpr int kBlockRows = 32;       // outputs that one multiply call covers at most
 inline constexpr int kSegmentTokens = 256;  // attention merges partial results of this many positions
 
-inline constexpr int kMaxItemVectors = 24;  // query vectors of one segment call: enough to amortise decoding a page,
+inline constexpr int kMaxItemVectors = 48;  // query vectors of one segment call: enough to amortise decoding a page,
                                             // few enough for the cache
+inline constexpr int kTileTokens = 64;      // whose decoded keys or values an attention kernel holds at a time
 inline constexpr int kScanBlock = 32;       // logits per maximum
 
 // y block = up to kBlockRows consecutive outputs (whole groups) of a matrix times all activation rows.
@@ -76,7 +77,7 @@ struct SegmentArgs {
   const uint32_t* selected = nullptr;
   int selected_stride = 0;
   const float* q = nullptr;   // [num_rows * num_heads][head_dim], times the attention scale and K's KvLoadFactor
-  float* tile = nullptr;      // [page_tokens * head_dim]
+  float* tile = nullptr;      // [kTileTokens * head_dim]
   float* scores = nullptr;    // [num_rows * num_heads][kSegmentTokens]
   float* v_scales = nullptr;  // [kSegmentTokens]
   // Results, per query vector: the maximum score, sum of exp(score - max), sum of exp(score - max) * V [head_dim] /

@@ -268,8 +268,10 @@ TEST_P(CpuOpsTest, NothingAllocatesAfterReserve) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Types, CpuOpsTest,
-                         ::testing::Values(DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ8_0, DType::kF16,
-                                           DType::kF32),
+                         // Every type whose blocks fit this width; the wider ones are multiply_test's.
+                         ::testing::Values(DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0,
+                                           DType::kIQ4_NL, DType::kInt2, DType::kInt3, DType::kInt4, DType::kInt8,
+                                           DType::kF16, DType::kBF16, DType::kF32),
                          [](const ::testing::TestParamInfo<DType>& i) { return GetDTypeInfo(i.param).name; });
 
 TEST(CpuOpsTest, TrafficIsPackedWeightsPagesAndBorders) {

@@ -7,6 +7,7 @@
 
 #include "gtest/gtest.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/group_format.h"
 #include "kernels/quant_format.h"
 #include "tests/kernels/op_cases.h"
 
@@ -84,6 +85,14 @@ TEST_P(PackedMatrixTest, RowsComeBackAsTheFileMeansThem) {
       }
     }
   }
+}
+
+TEST_P(PackedMatrixTest, ATileTakesTheBitsOfItsCodesAndTwoHalvesARow) {
+  const size_t rows = static_cast<size_t>(GetParam());
+  EXPECT_EQ(TileBytes(KindFor(DType::kInt2), GetParam()), rows * (32 * 2 / 8 + 4));
+  EXPECT_EQ(TileBytes(KindFor(DType::kInt3), GetParam()), rows * (32 * 3 / 8 + 4));
+  EXPECT_EQ(TileBytes(KindFor(DType::kInt4), GetParam()), rows * (32 * 4 / 8 + 4));
+  EXPECT_EQ(TileBytes(KindFor(DType::kInt8), GetParam()), rows * (32 + 4));
 }
 
 INSTANTIATE_TEST_SUITE_P(GroupRows, PackedMatrixTest, ::testing::Values(8, 16));
@@ -174,7 +183,7 @@ INSTANTIATE_TEST_SUITE_P(AllTypes, MultiplyTest, ::testing::ValuesIn(kAllTypes),
 TEST(MultiplyTest, ExtremeCodesDoNotOverflowTheDotProduct) {
   // Every code and every activation at its limit: the largest sums any family must hold.
   constexpr int kCols = 64;
-  for (DType type : {DType::kQ8_0, DType::kQ4_1}) {
+  for (DType type : {DType::kQ8_0, DType::kQ4_1, DType::kInt2, DType::kInt3, DType::kInt4, DType::kInt8}) {
     for (uint8_t code : {uint8_t{0x80}, uint8_t{0x7F}, uint8_t{0xFF}, uint8_t{0x00}}) {
       std::vector<uint8_t> bytes(RowBytes(type, 8 * kCols), code);
       const uint16_t one = FloatToHalf(1.0f);
@@ -182,6 +191,7 @@ TEST(MultiplyTest, ExtremeCodesDoNotOverflowTheDotProduct) {
       for (size_t at = 0; at < bytes.size(); at += block) {
         std::memcpy(bytes.data() + at, &one, 2);
         if (type == DType::kQ4_1) std::memset(bytes.data() + at + 2, 0, 2);
+        if (GroupBits(type) != 0) bytes[at + 2] = 0;
       }
       std::vector<float> w(8 * kCols);
       DequantizeRow(type, bytes, w);

@@ -25,7 +25,8 @@ using dunlin::testing::ReadFile;
 
 constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kQ4_0,   DType::kQ4_1,   DType::kQ5_0,
                                DType::kQ5_1, DType::kQ8_0, DType::kQ2_K,   DType::kQ3_K,   DType::kQ4_K,
-                               DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS, DType::kBF16};
+                               DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS, DType::kBF16,
+                               DType::kInt2, DType::kInt3, DType::kInt4,   DType::kInt8};
 
 TEST(DequantizeRow, EveryGoldenVectorMatchesBitForBit) {
   const auto index = nlohmann::json::parse(ReadFile(GoldenPath("dequant/index.json")));
@@ -49,9 +50,10 @@ TEST(DequantizeRow, EveryGoldenVectorMatchesBitForBit) {
       ASSERT_EQ(std::bit_cast<uint32_t>(got[i]), std::bit_cast<uint32_t>(want[i])) << "element " << i;
     }
   }
-  // The golden set covers every type of the table but F32, whose bytes are its values.
+  // The golden set covers every type of GGUF in the table but F32, whose bytes are its values. Ours (group_format_test)
+  // lie beyond every id that GGUF could give.
   for (const DType type : kAllTypes) {
-    if (type == DType::kF32) continue;
+    if (type == DType::kF32 || static_cast<int>(type) > 1000) continue;
     EXPECT_TRUE(seen.contains(static_cast<int>(type))) << GetDTypeInfo(type).name;
   }
 }
@@ -79,7 +81,7 @@ TEST(DTypeTable, KnowsItsTypesAndNoOthers) {
     ids.insert(static_cast<int32_t>(type));
     EXPECT_EQ(GetDTypeInfo(type).type, type);
   }
-  for (int32_t id = -2; id < 64; ++id) EXPECT_EQ(FindDType(id) != nullptr, ids.contains(id)) << id;
+  for (int32_t id = -2; id < 2000; ++id) EXPECT_EQ(FindDType(id) != nullptr, ids.contains(id)) << id;
   EXPECT_DEATH(GetDTypeInfo(static_cast<DType>(9)), "type id 9");
 }
 

@@ -40,10 +40,8 @@ TEST(KvStatistics, AreMeansOfKeysAndSecondMomentsByGroup) {
     }
     o[layer] = draw(kHidden * kQHeads * kDim);
     const std::string bytes = testing::EncodeRow(kernels::DType::kF32, o[layer]);
-    statistics.AddOutputMatrix(layer, {"o",
-                                       kernels::DType::kF32,
-                                       {kQHeads * kDim, kHidden},
-                                       {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}});
+    statistics.AddOutputMatrix(layer, {"o", kernels::DType::kF32, {kQHeads * kDim, kHidden}, {}},
+                               {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
   }
   const KvCalibration c = statistics.Finish();
   EXPECT_EQ(c.num_tokens, static_cast<uint32_t>(kTokens));
