@@ -296,10 +296,11 @@ TEST(CpuOpsTest, TrafficIsPackedWeightsPagesAndBorders) {
 TEST(RooflineTest, MeasuresSomethingPlausible) {
   ThreadPool pool(1);
   const KernelTable& kernels = GetKernels(SupportedIsas().back());
+  // From an emulated processor on a busy machine to the largest server.
   const double bandwidth = MeasureReadBandwidth(kernels, &pool, size_t{32} << 20);
-  EXPECT_TRUE(bandwidth > 1e8 && bandwidth < 1e13) << bandwidth;
+  EXPECT_TRUE(bandwidth > 1e6 && bandwidth < 1e13) << bandwidth;
   const double peak = MeasureInt8Peak(kernels, &pool);
-  EXPECT_TRUE(peak > 1e8 && peak < 1e14) << peak;
+  EXPECT_TRUE(peak > 1e6 && peak < 1e14) << peak;
 }
 
 }  // namespace
