@@ -41,7 +41,7 @@ void CpuOps::Reserve(const OpLimits& limits) {
     s.gated.assign(kBlockRows, 0.0f);
     s.sampler.Reserve(limits.vocab);
   }
-  ReserveAttention();
+  attention_.Reserve(limits, *kernels_, num_threads());
 }
 
 Traffic CpuOps::Embed(const Matrix& table, const BatchView& batch, float scale, float* x) {
@@ -129,7 +129,7 @@ void CpuOps::RunAttentionInput(ThreadPool::Context& context, int phase, Attentio
   if (saturated > 0) call->saturated.fetch_add(saturated, std::memory_order_relaxed);
   if (!call->kv.layout.has_key_bounds()) return;
   context.Barrier();
-  WriteCompletedBounds(context, phase + 3, call->batch, call->kv, args.layer);
+  attention_.WriteCompletedBounds(context, phase + 3, call->batch, call->kv, args.layer);
 }
 
 Traffic CpuOps::AttentionInputTraffic(const AttentionInputCall& call) const {
@@ -149,6 +149,21 @@ Traffic CpuOps::AttentionInput(const AttentionInputArgs<Matrix>& args, const Att
   pool_.Run([&](ThreadPool::Context& context) { RunAttentionInput(context, 0, &call); });
   *saturated += call.saturated.load(std::memory_order_relaxed);
   return AttentionInputTraffic(call);
+}
+
+Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv, int layer,
+                               const float* q, float* out) {
+  const AttentionCall call{shape, batch, kv, layer, q, out};
+  attention_.Plan(shape, batch, kv.layout);
+  pool_.Run([&](ThreadPool::Context& context) { attention_.Run(call, context, 0); });
+  return AttentionTraffic(call);
+}
+
+Traffic CpuOps::AttentionTraffic(const AttentionCall& call) const {
+  Traffic t;
+  t.kv_read_bytes = attention_.KvReadBytes(call);
+  t.activation_bytes = 2 * FloatBytes(call.batch.num_rows, call.shape.num_q_heads * call.shape.head_dim);
+  return t;
 }
 
 // Phases: 1.

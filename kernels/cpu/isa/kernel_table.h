@@ -17,17 +17,21 @@
 
 namespace dunlin::kernels::cpu {
 
-// A quantised activation row is one record: codes int8 [cols], then per 32 columns scale f32 d, d * sum(codes) f32 and
-// -128 * sum(codes) int32, then the last two per 16 columns. A float row is f32 [cols].
+// 32 columns of a quantised activation row: value = scale * code. All that a tile's product needs lies together.
+struct ActivationBlock {
+  int8_t codes[kTileColumns];
+  float scale;
+  float sum;             // scale * (sum of the codes)
+  int32_t code_sum;      // -128 * (sum of the codes)
+  int32_t low_code_sum;  // the same of the first 16
+};
+static_assert(sizeof(ActivationBlock) == 48);
+
+// A quantised row is one record of ActivationBlocks; a float row is f32 [cols].
 struct ActivationLayout {
   int cols = 0;
-  size_t groups() const { return static_cast<size_t>(cols) / kTileColumns; }
-  size_t scale_offset() const { return static_cast<size_t>(cols); }
-  size_t sum_offset() const { return scale_offset() + 4 * groups(); }
-  size_t code_sum_offset() const { return sum_offset() + 4 * groups(); }
-  size_t half_sum_offset() const { return code_sum_offset() + 4 * groups(); }
-  size_t half_code_sum_offset() const { return half_sum_offset() + 8 * groups(); }
-  size_t bytes() const { return (half_code_sum_offset() + 8 * groups() + 63) / 64 * 64; }
+  size_t blocks() const { return static_cast<size_t>(cols) / kTileColumns; }
+  size_t bytes() const { return (blocks() * sizeof(ActivationBlock) + 63) / 64 * 64; }
 };
 
 inline constexpr int kBlockRows = 32;       // outputs that one multiply call covers at most
@@ -35,8 +39,10 @@ inline constexpr int kSegmentTokens = 256;  // attention merges partial results 
 
 inline constexpr int kMaxItemVectors = 48;  // query vectors of one segment call: enough to amortise decoding a page,
                                             // few enough for the cache
-inline constexpr int kTileTokens = 64;      // whose decoded keys or values an attention kernel holds at a time
-inline constexpr int kScanBlock = 32;       // logits per maximum
+inline constexpr int kScoreStride =
+    kSegmentTokens + 16;                // a power of two would put all vectors' scores in few cache sets
+inline constexpr int kTileTokens = 64;  // whose decoded keys or values an attention kernel holds at a time
+inline constexpr int kScanBlock = 32;   // logits per maximum
 
 // y block = up to kBlockRows consecutive outputs (whole groups) of a matrix times all activation rows.
 struct MultiplyArgs {
@@ -56,9 +62,12 @@ constexpr size_t ExpandedBytes(int cols) {
   return static_cast<size_t>(cols + kTileColumns - 1) / kTileColumns * (kBlockRows * (8 + kTileColumns));
 }
 
-// The segment kernel reads stored values divided by this power of two: the caller multiplies q (for K) and the result
-// (for V) with it, and both stay exact.
-constexpr float KvLoadFactor(KvFormat format) { return format == KvFormat::kE4M3 ? 256.0f : 1.0f; }
+// The kernels read stored values divided by KvLoadFactor, a power of two. Attention multiplies it back in two steps, so
+// that everything between stays far from a float's limits and exact: queries (for K) and weights (for V) by
+// KvInputFactor before, scores and sums of values by KvOutputFactor after.
+constexpr float KvLoadFactor(KvFormat format) { return format == KvFormat::kE4M3 ? 0x1p120f : 1.0f; }
+constexpr float KvInputFactor(KvFormat format) { return format == KvFormat::kE4M3 ? 0x1p84f : 1.0f; }
+constexpr float KvOutputFactor(KvFormat format) { return format == KvFormat::kE4M3 ? 0x1p36f : 1.0f; }
 
 // Attention of a few query vectors that read one KV head, over the positions [begin, end) of one segment.
 struct SegmentArgs {
@@ -76,15 +85,33 @@ struct SegmentArgs {
   // pages.
   const uint32_t* selected = nullptr;
   int selected_stride = 0;
-  const float* q = nullptr;   // [num_rows * num_heads][head_dim], times the attention scale and K's KvLoadFactor
+  const float* q = nullptr;  // [num_rows * num_heads][head_dim], times the attention scale and K's KvInputFactor
+  // The keys of these pages are fetched meanwhile: the caller's next segment.
+  const int32_t* next_pages = nullptr;
+  int num_next_pages = 0;
+  int next_kv_head = 0;
   float* tile = nullptr;      // [kTileTokens * head_dim]
-  float* scores = nullptr;    // [num_rows * num_heads][kSegmentTokens]
+  float* scores = nullptr;    // [num_rows * num_heads][kScoreStride]
   float* v_scales = nullptr;  // [kSegmentTokens]
   // Results, per query vector: the maximum score, sum of exp(score - max), sum of exp(score - max) * V [head_dim] /
-  // KvLoadFactor. A vector that sees nothing of the segment gets sum 0.
+  // V's KvOutputFactor. A vector that sees nothing of the segment gets sum 0.
   float* max = nullptr;
   float* sum = nullptr;
   float* acc = nullptr;
+};
+
+// Folds segments' results of several query vectors into the running ones of the segments before: a running sum of 0 =
+// nothing yet; a sum of 0 changes nothing. The maxima have room for kVectorPadding more (of any content).
+inline constexpr int kVectorPadding = 16;
+struct MergeArgs {
+  int count = 0;  // at most kMaxItemVectors
+  int head_dim = 0;
+  const float* max = nullptr;  // [count], as the others; acc: [count][head_dim]
+  const float* sum = nullptr;
+  const float* acc = nullptr;
+  float* run_max = nullptr;
+  float* run_sum = nullptr;
+  float* run_acc = nullptr;
 };
 
 // Bounds (attention_mask.h) of the pages [first, last) of a sequence for the query vectors of one KV head.
@@ -106,9 +133,8 @@ struct KernelTable {
 
   // out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-  // x [32 * num_groups] to the groups from first_group on of a record; halves: also the per-16 sums.
-  void (*quantize_row)(const float* x, ActivationLayout layout, bool halves, size_t first_group, size_t num_groups,
-                       uint8_t* record);
+  // x [32 * num_blocks] to as many blocks of a record.
+  void (*quantize)(const float* x, size_t num_blocks, ActivationBlock* blocks);
   void (*multiply)(const MultiplyArgs& args);
   // to[i] += from[i].
   void (*add)(const float* from, int n, float* to);
@@ -123,9 +149,7 @@ struct KernelTable {
   void (*scale)(float factor, int n, const float* from, float* to);
 
   void (*attend_segment)(const SegmentArgs& args);
-  // Folds a segment's (max, sum, acc) into the running one of the segments before it; running sum 0 = nothing yet.
-  void (*merge_segment)(float max, float sum, const float* acc, int head_dim, float* run_max, float* run_sum,
-                        float* run_acc);
+  void (*merge_segment)(const MergeArgs& args);
   // The key bounds of a complete page of one layer; the same bits as WriteKeyBounds.
   // scratch: [(page_tokens + 2) * head_dim].
   void (*key_bounds)(const PageLayout& layout, uint8_t* page, int layer, float* scratch);
@@ -138,6 +162,8 @@ struct KernelTable {
 
   // Multiply-adds done by `iterations` rounds of the int8 dot product on registers (the arithmetic roof).
   int64_t (*int8_stream)(int64_t iterations, int32_t* sink);
+  // Likewise in f32, fused.
+  int64_t (*float_stream)(int64_t iterations, float* sink);
   // Sum of all bytes as 64-bit words, in wide loads (the read roof).
   uint64_t (*read_stream)(const uint8_t* data, size_t bytes);
 };
