@@ -296,15 +296,16 @@ TEST(CpuOpsTest, TrafficIsPackedWeightsPagesAndBorders) {
 TEST(RooflineTest, MeasuresSomethingPlausible) {
   ThreadPool pool(1);
   const KernelTable& kernels = GetKernels(SupportedIsas().back());
+  // From an emulated processor on a busy machine to the largest server.
   const double bandwidth = MeasureReadBandwidth(kernels, &pool, size_t{32} << 20);
-  EXPECT_TRUE(bandwidth > 1e8 && bandwidth < 1e13) << bandwidth;
+  EXPECT_TRUE(bandwidth > 1e6 && bandwidth < 1e13) << bandwidth;
   const std::vector<uint8_t> weights(3'000'000, 1);  // no whole number of chunks
   const double of_weights = MeasureReadBandwidth(kernels, &pool, std::span(weights));
-  EXPECT_TRUE(of_weights > 1e8 && of_weights < 1e13) << of_weights;
+  EXPECT_TRUE(of_weights > 1e6 && of_weights < 1e13) << of_weights;
   const double peak = MeasureInt8Peak(kernels, &pool);
-  EXPECT_TRUE(peak > 1e8 && peak < 1e14) << peak;
+  EXPECT_TRUE(peak > 1e6 && peak < 1e14) << peak;
   const double float_peak = MeasureFloatPeak(kernels, &pool);
-  EXPECT_TRUE(float_peak > 1e7 && float_peak < 1e13) << float_peak;
+  EXPECT_TRUE(float_peak > 1e6 && float_peak < 1e13) << float_peak;
 }
 
 }  // namespace
