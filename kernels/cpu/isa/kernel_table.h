@@ -123,6 +123,14 @@ struct ScorePagesArgs {
   float* scores = nullptr;  // by page; [first, last) are written
 };
 
+// A token's K and V [num_kv_heads, head_dim], and where they go.
+struct TokenSlot {
+  uint8_t* page;
+  int slot;
+  const float* k;
+  const float* v;
+};
+
 struct KernelTable {
   Isa isa;
   int group_rows;  // of the matrices that multiply reads
@@ -142,6 +150,9 @@ struct KernelTable {
   // One token's K and V of one layer into its slot; the same bits as AppendToken. Returns saturated values.
   int (*append_token)(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v,
                       const KvRounding& rounding);
+  // The same for several tokens, of one or more sequences; much cheaper from about four on.
+  int (*append_tokens)(const PageLayout& layout, int layer, const TokenSlot* tokens, int count,
+                       const KvRounding& rounding);
   // q[i] *= factor.
   void (*scale)(float factor, int n, const float* from, float* to);
 
