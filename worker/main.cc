@@ -69,6 +69,7 @@ bool Serve(const WorkerProcess& worker) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  dunlin::MapLargeBlocks();
   dunlin::ParsedConfig parsed;
   const std::vector<std::string> args(argv + 1, argv + std::max(argc, 1));
   if (const std::optional<int> code = dunlin::MainConfig(args, kProgram, kSummary, dunlin::kWorkerFlags, &parsed)) {

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "model/hugging_face/open_model.h"
 #include "model/model_config.h"
@@ -89,9 +90,13 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
   ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
   // The vocabulary first: a file that cannot be served is refused before its weights are packed.
-  ASSIGN_OR_RETURN(const std::unique_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Create(file->gguf()));
   LoadedModel loaded;
-  loaded.end_of_generation = tokenizer->end_of_generation();
+  {
+    ASSIGN_OR_RETURN(const std::unique_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Create(file->gguf()));
+    loaded.end_of_generation = tokenizer->end_of_generation();
+  }
+  // What the runner sets aside without using it would else lie in the vocabulary's memory, which is resident.
+  ReturnFreedMemory();
   ASSIGN_OR_RETURN(loaded.runner, CreateCpuRunner(*file, options));
   loaded.model.set_name(ServedModelName(config));
   loaded.model.set_architecture(shape.architecture);
@@ -111,6 +116,7 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   // Listening comes first: a taken address is told before seconds of loading, and probes see NOT_SERVING meanwhile.
   ASSIGN_OR_RETURN(process->server_, WorkerServer::Start(config.listen(), config.worker_id()));
   ASSIGN_OR_RETURN(process->loaded_, options.load(config, options.progress));
+  ReturnFreedMemory();  // the file's tables are gone
   const RunnerInfo& runner = process->loaded_.runner->info();
   WorkerMetrics::Options metrics_options = MakeMetricsOptions(config, process->loaded_);
   if (!options.serve_metrics) metrics_options.bind_address.clear();

@@ -42,6 +42,7 @@ class CpuOps {
   const KernelTable& kernels() const { return *kernels_; }
   // Of all matrices packed so far.
   uint64_t packed_bytes() const { return arena_.allocated_bytes(); }
+  const Arena& packed() const { return arena_; }
 
   Matrix Pack(DType type, int rows, int cols, std::span<const uint8_t> bytes);
   void Reserve(const OpLimits& limits);

@@ -54,7 +54,6 @@ class Products {
   struct Inputs {
     int cols = 0;
     int num_rows = 0;
-    bool halves = false;               // records with sums per 16 columns
     const uint8_t* records = nullptr;  // ActivationLayout{cols}; nullptr where no matrix is quantised
     const float* floats = nullptr;     // [num_rows, cols]; nullptr where every matrix is
   };
@@ -69,19 +68,18 @@ class Products {
   // Rows that a product hands to the next one as records, written block by block.
   struct Output {
     ActivationLayout layout;
-    bool halves = false;
     uint8_t* records = nullptr;
   };
   // For a product with `next`; records of one Output at a time. CHECK-fails unless `next` is quantised.
   Output MakeOutput(const CpuMatrix& next);
   // values: [32 * n] of row r from column `first` (a multiple of 32) on.
   void WriteOutput(const Output& output, int row, int first, std::span<const float> values) const {
-    kernels_->quantize_row(values.data(), output.layout, output.halves, static_cast<size_t>(first) / kTileColumns,
-                           values.size() / kTileColumns,
-                           output.records + static_cast<size_t>(row) * output.layout.bytes());
+    auto* record =
+        reinterpret_cast<ActivationBlock*>(output.records + static_cast<size_t>(row) * output.layout.bytes());
+    kernels_->quantize(values.data(), values.size() / kTileColumns, record + first / kTileColumns);
   }
   static Inputs AsInputs(const Output& output, int num_rows) {
-    return {output.layout.cols, num_rows, output.halves, output.records, nullptr};
+    return {output.layout.cols, num_rows, output.records, nullptr};
   }
 
   // Multiplies all rows with all matrices; calls emit(matrix index, first output, outputs, first row, rows, block) for
@@ -120,10 +118,10 @@ class Products {
   ThreadPool* pool_;
   int max_rows_ = 0;
   int max_cols_ = 0;
-  AlignedBytes records_;           // [max_rows] of what Prepare shares
-  AlignedBytes output_records_;    // [max_rows] of Output
-  std::vector<float> float_rows_;  // [max_rows][max_cols] likewise
-  std::vector<Scratch> scratch_;   // per thread
+  AlignedBytes records_;          // [max_rows] of what Prepare shares
+  AlignedBytes output_records_;   // [max_rows] of Output
+  AlignedBytes float_rows_;       // [max_rows][max_cols] floats likewise
+  std::vector<Scratch> scratch_;  // per thread
 };
 
 template <typename Emit>

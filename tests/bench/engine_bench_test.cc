@@ -3,11 +3,14 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -19,6 +22,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class EngineBenchTest : public ::testing::Test {
  protected:
@@ -31,6 +35,7 @@ class EngineBenchTest : public ::testing::Test {
     options_.batch = {1, 4};
     options_.depth = {0, 40};
     options_.repeat = 2;
+    options_.large_read_bytes = uint64_t{16} << 20;
     options_.json = true;
   }
   ~EngineBenchTest() override { std::filesystem::remove(path_); }
@@ -54,6 +59,9 @@ TEST_F(EngineBenchTest, JsonHasEveryFieldOfTheContract) {
   EXPECT_EQ(j.at("threads"), 1);
   EXPECT_GT(j.at("roof").at("read_bytes_per_second").get<double>(), 0);
   EXPECT_GT(j.at("roof").at("int8_ops_per_second").get<double>(), 0);
+  EXPECT_GT(j.at("roof").at("f32_ops_per_second").get<double>(), 0);
+  EXPECT_TRUE(j.at("roof").contains("read_bytes_per_second_1gib"));
+  EXPECT_GT(j.at("peak_rss_bytes").get<uint64_t>(), j.at("weight_bytes").get<uint64_t>());
   ASSERT_EQ(j.at("cells").size(), 5u);  // one prefill, two batches at two depths
   for (const nlohmann::json& cell : j.at("cells")) {
     const bool prefill = cell.at("test") == "prefill";
@@ -61,11 +69,32 @@ TEST_F(EngineBenchTest, JsonHasEveryFieldOfTheContract) {
     EXPECT_LE(cell.at("min"), cell.at("tokens_per_second"));
     EXPECT_LE(cell.at("tokens_per_second"), cell.at("max"));
     EXPECT_GT(cell.at("min").get<double>(), 0);
-    EXPECT_GT(cell.at("roof_fraction").get<double>(), 0);
+    const auto read = cell.at("read_fraction").get<double>();
+    const auto int8 = cell.at("int8_fraction").get<double>();
+    EXPECT_GT(read, 0);
+    EXPECT_GT(int8, 0);
+    EXPECT_EQ(cell.at("roof_fraction"), std::max(read, int8));
   }
   EXPECT_EQ(j.at("cells")[4].at("test"), "decode");
   EXPECT_EQ(j.at("cells")[4].at("batch"), 4);
   EXPECT_EQ(j.at("cells")[4].at("depth"), 40);
+}
+
+TEST_F(EngineBenchTest, ZeroLeavesAKindOfTestOut) {
+  options_.prefill = {0};
+  options_.batch = {2};
+  options_.depth = {0};
+  options_.repeat = 1;
+  ASSERT_EQ(Run(), 0) << err_.str();
+  nlohmann::json j = nlohmann::json::parse(out_.str());
+  ASSERT_EQ(j.at("cells").size(), 1u);
+  EXPECT_EQ(j.at("cells")[0].at("test"), "decode");
+  options_.prefill = {5};
+  options_.decode = 0;
+  ASSERT_EQ(Run(), 0) << err_.str();
+  j = nlohmann::json::parse(out_.str());
+  ASSERT_EQ(j.at("cells").size(), 1u);
+  EXPECT_EQ(j.at("cells")[0].at("test"), "prefill");
 }
 
 TEST_F(EngineBenchTest, TheTableNamesTheRoofAndTheCells) {
@@ -86,7 +115,7 @@ TEST_F(EngineBenchTest, ImpossibleOptionsAreRefusedByName) {
   const EngineBenchOptions good = options_;
   EngineBenchOptions o = good;
   o.prefill = {257};
-  EXPECT_THAT(refused(o), HasSubstr("--prefill 257: allowed is 1 to 256"));
+  EXPECT_THAT(refused(o), HasSubstr("--prefill 257: allowed is 0 to 256"));
   o = good;
   o.depth = {254};
   EXPECT_THAT(refused(o), HasSubstr("--depth 254: allowed is 0 to 253"));
@@ -99,6 +128,10 @@ TEST_F(EngineBenchTest, ImpossibleOptionsAreRefusedByName) {
   o = good;
   o.decode = 1 << 30;
   EXPECT_THAT(refused(o), HasSubstr("--decode"));
+  o = good;
+  o.prefill = {0};
+  o.decode = 0;
+  EXPECT_THAT(refused(o), HasSubstr("nothing to measure"));
   o = good;
   o.repeat = 0;
   EXPECT_THAT(refused(o), HasSubstr("--repeat 0"));
@@ -114,16 +147,33 @@ TEST(BenchReport, TakesMediansOfRatesAndOfTheRoof) {
   BenchReport report;
   report.read_bytes_per_second = {1e9, 3e9, 2e9, 4e9};
   report.int8_ops_per_second = {5e9};
-  EXPECT_EQ(report.ReadRoof(), 2.5e9);
-  BenchCell cell{"decode", 2, 0, 10, {}, {}};
-  for (const double seconds : {1.0, 4.0, 2.0}) cell.samples.push_back({seconds, 20, 0, 0});
-  cell.roof_fractions = {0.5, 0.1, 0.2};
+  report.f32_ops_per_second = {6e9};
+  BenchCell cell{"decode", 2, 0, 10, {}};
+  for (const double seconds : {1.0, 4.0, 2.0}) cell.samples.push_back({seconds, 20, 1e9, 4e9});
   report.cells.push_back(cell);
   const nlohmann::json j = nlohmann::json::parse(report.Json());
+  EXPECT_EQ(j.at("roof").at("read_bytes_per_second"), 2.5e9);
+  EXPECT_EQ(j.at("roof").at("read_bytes_per_second_1gib"), 0.0);
+  EXPECT_EQ(j.at("roof").at("f32_ops_per_second"), 6e9);
   EXPECT_EQ(j.at("cells")[0].at("tokens_per_second"), 10.0);
   EXPECT_EQ(j.at("cells")[0].at("min"), 5.0);
   EXPECT_EQ(j.at("cells")[0].at("max"), 20.0);
-  EXPECT_EQ(j.at("cells")[0].at("roof_fraction"), 0.2);
+  EXPECT_EQ(j.at("cells")[0].at("read_fraction"), 0.2);  // 0.5 of 2.5 GB/s
+  EXPECT_EQ(j.at("cells")[0].at("int8_fraction"), 0.4);  // 2 of 5 G/s
+  EXPECT_EQ(j.at("cells")[0].at("roof_fraction"), 0.4);
+  EXPECT_THAT(report.Table(), AllOf(HasSubstr("20 %"), HasSubstr("40 %"), Not(HasSubstr("1 GiB"))));
+}
+
+TEST(BenchReport, ThePeakStartsAgain) {
+  {
+    std::vector<char> large(size_t{64} << 20, 1);
+    EXPECT_GT(PeakRssBytes(), large.size()) << large[PeakRssBytes() % large.size()];
+  }
+  const uint64_t before = PeakRssBytes();
+  ResetPeakRss();
+  const uint64_t after = PeakRssBytes();
+  EXPECT_GT(after, 0u);
+  EXPECT_LE(after, before);
 }
 
 }  // namespace

@@ -1,17 +1,30 @@
 #include "tools/bench/bench_report.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
+#include <cinttypes>
+#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace dunlin::tools {
 namespace {
+
+double Least(const std::vector<double>& values) { return *std::min_element(values.begin(), values.end()); }
+double Most(const std::vector<double>& values) { return *std::max_element(values.begin(), values.end()); }
+
+// Units of a resource per second, as the median over the samples.
+double MedianRate(const BenchCell& cell, double BenchSample::*units) {
+  std::vector<double> rates;
+  for (const BenchSample& s : cell.samples) rates.push_back(s.*units / s.seconds);
+  return Median(std::move(rates));
+}
+
+}  // namespace
 
 double Median(std::vector<double> values) {
   if (values.empty()) return 0;
@@ -20,31 +33,39 @@ double Median(std::vector<double> values) {
   return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-std::vector<double> Rates(const BenchCell& cell) {
+std::vector<double> BenchCell::Rates() const {
   std::vector<double> rates;
-  for (const BenchSample& s : cell.samples) rates.push_back(s.tokens / s.seconds);
+  for (const BenchSample& s : samples) rates.push_back(s.tokens / s.seconds);
   return rates;
 }
 
-}  // namespace
-
-double BenchReport::ReadRoof() const { return Median(read_bytes_per_second); }
-double BenchReport::Int8Roof() const { return Median(int8_ops_per_second); }
+double BenchReport::ReadFraction(const BenchCell& cell) const {
+  return MedianRate(cell, &BenchSample::bytes) / Median(read_bytes_per_second);
+}
+double BenchReport::Int8Fraction(const BenchCell& cell) const {
+  return MedianRate(cell, &BenchSample::multiply_adds) / Median(int8_ops_per_second);
+}
 
 std::string BenchReport::Table() const {
   std::string out = absl::StrFormat(
       "%s, %s, %d threads\n%s: %s weights (%.1f MB packed), %s KV pages, loaded in %.2f s, peak RSS %.0f MB\n",
       MachineName(), isa, threads, model, quantization, static_cast<double>(weight_bytes) / 1e6, kv_cache_dtype,
       load_seconds, static_cast<double>(peak_rss_bytes) / 1e6);
-  absl::StrAppendFormat(
-      &out, "roof of this run: %.1f GB/s read over an arena of weight size, %.0f G int8 multiply-adds/s\n\n",
-      ReadRoof() / 1e9, Int8Roof() / 1e9);
-  absl::StrAppend(&out, "test      batch  depth  tokens     tok/s       min       max   of the roof\n");
+  absl::StrAppendFormat(&out, "roof of this run: %.1f GB/s read over an arena of weight size (%.1f to %.1f)",
+                        Median(read_bytes_per_second) / 1e9, Least(read_bytes_per_second) / 1e9,
+                        Most(read_bytes_per_second) / 1e9);
+  if (!read_bytes_per_second_1gib.empty()) {
+    absl::StrAppendFormat(&out, ", %.1f over 1 GiB", Median(read_bytes_per_second_1gib) / 1e9);
+  }
+  absl::StrAppendFormat(&out, ";\n%.0f G int8 multiply-adds/s (%.0f to %.0f), %.0f G in f32\n\n",
+                        Median(int8_ops_per_second) / 1e9, Least(int8_ops_per_second) / 1e9,
+                        Most(int8_ops_per_second) / 1e9, Median(f32_ops_per_second) / 1e9);
+  absl::StrAppend(&out, "test      batch  depth  tokens     tok/s       min       max   of bandwidth   of int8 peak\n");
   for (const BenchCell& cell : cells) {
-    const std::vector<double> rates = Rates(cell);
-    absl::StrAppendFormat(&out, "%-8s %6d %6d %7d %9.1f %9.1f %9.1f %12.0f %%\n", cell.test, cell.batch, cell.depth,
-                          cell.tokens, Median(rates), *std::min_element(rates.begin(), rates.end()),
-                          *std::max_element(rates.begin(), rates.end()), 100 * Median(cell.roof_fractions));
+    const std::vector<double> rates = cell.Rates();
+    absl::StrAppendFormat(&out, "%-8s %6d %6d %7d %9.1f %9.1f %9.1f %12.0f %% %12.0f %%\n", cell.test, cell.batch,
+                          cell.depth, cell.tokens, Median(rates), Least(rates), Most(rates), 100 * ReadFraction(cell),
+                          100 * Int8Fraction(cell));
   }
   return out;
 }
@@ -60,18 +81,23 @@ std::string BenchReport::Json() const {
   j["weight_bytes"] = weight_bytes;
   j["load_seconds"] = load_seconds;
   j["peak_rss_bytes"] = peak_rss_bytes;
-  j["roof"] = {{"read_bytes_per_second", ReadRoof()}, {"int8_ops_per_second", Int8Roof()}};
+  j["roof"] = {{"read_bytes_per_second", Median(read_bytes_per_second)},
+               {"read_bytes_per_second_1gib", Median(read_bytes_per_second_1gib)},
+               {"int8_ops_per_second", Median(int8_ops_per_second)},
+               {"f32_ops_per_second", Median(f32_ops_per_second)}};
   j["cells"] = nlohmann::ordered_json::array();
   for (const BenchCell& cell : cells) {
-    const std::vector<double> rates = Rates(cell);
+    const std::vector<double> rates = cell.Rates();
     j["cells"].push_back({{"test", cell.test},
                           {"batch", cell.batch},
                           {"depth", cell.depth},
                           {"tokens", cell.tokens},
                           {"tokens_per_second", Median(rates)},
-                          {"min", *std::min_element(rates.begin(), rates.end())},
-                          {"max", *std::max_element(rates.begin(), rates.end())},
-                          {"roof_fraction", Median(cell.roof_fractions)}});
+                          {"min", Least(rates)},
+                          {"max", Most(rates)},
+                          {"read_fraction", ReadFraction(cell)},
+                          {"int8_fraction", Int8Fraction(cell)},
+                          {"roof_fraction", std::max(ReadFraction(cell), Int8Fraction(cell))}});
   }
   return j.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
@@ -90,9 +116,15 @@ std::string MachineName() {
 }
 
 uint64_t PeakRssBytes() {
-  rusage usage = {};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+  std::ifstream in("/proc/self/status");
+  std::string line;
+  uint64_t kib = 0;
+  while (std::getline(in, line)) {
+    if (std::sscanf(line.c_str(), "VmHWM: %" SCNu64, &kib) == 1) return kib * 1024;
+  }
+  return 0;
 }
+
+void ResetPeakRss() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 }  // namespace dunlin::tools

@@ -18,6 +18,7 @@
 #include "model/model_config.h"
 #include "tools/bench/bench_report.h"
 #include "worker/kv_formats.h"
+#include "worker/memory_budget.h"
 #include "worker/runners/cpu_runner.h"
 
 namespace dunlin::tools {
@@ -60,11 +61,15 @@ absl::Status CheckRange(const char* name, const std::vector<int>& values, int mi
 }
 
 absl::Status CheckOptions(const EngineBenchOptions& options, int context_tokens) {
-  RETURN_IF_ERROR(CheckRange("--prefill", options.prefill, 1, context_tokens));
-  RETURN_IF_ERROR(CheckRange("--decode", {options.decode}, 1, context_tokens));
+  RETURN_IF_ERROR(CheckRange("--prefill", options.prefill, 0, context_tokens));
+  RETURN_IF_ERROR(CheckRange("--decode", {options.decode}, 0, context_tokens));
   RETURN_IF_ERROR(CheckRange("--depth", options.depth, 0, context_tokens - options.decode));
   RETURN_IF_ERROR(CheckRange("--batch", options.batch, 1, kMaxBatch));
-  return CheckRange("--repeat", {options.repeat}, 1, kMaxRepeat);
+  RETURN_IF_ERROR(CheckRange("--repeat", {options.repeat}, 1, kMaxRepeat));
+  if (options.decode == 0 && Largest(options.prefill) == 0) {
+    return absl::InvalidArgumentError("--prefill 0 and --decode 0 leave nothing to measure");
+  }
+  return absl::OkStatus();
 }
 
 class Bench {
@@ -99,6 +104,7 @@ class Bench {
         layout.page_bytes * static_cast<uint64_t>(bench->pages_per_sequence_) * static_cast<uint64_t>(largest_batch);
     ASSIGN_OR_RETURN(bench->runner_, worker::CreateCpuRunner(*file, runner));
     bench->report_.load_seconds = SecondsSince(begin);
+    bench->report_.peak_rss_bytes = PeakRssBytes();
     bench->report_.model = options.model;
     bench->report_.quantization = config.quantization;
     bench->report_.kv_cache_dtype = formats.name;
@@ -109,10 +115,13 @@ class Bench {
     const auto isa = kernels::cpu::SelectIsa(std::getenv("DUNLIN_ISA"), &error);
     if (!isa.has_value()) return absl::InvalidArgumentError(error);
     bench->roof_ops_ = std::make_unique<kernels::cpu::CpuOps>(bench->runner_->info().threads, *isa);
-    for (const int tokens : options.prefill) bench->report_.cells.push_back({"prefill", 1, 0, tokens, {}, {}});
+    for (const int tokens : options.prefill) {
+      if (tokens > 0) bench->report_.cells.push_back({"prefill", 1, 0, tokens, {}});
+    }
     for (const int depth : options.depth) {
-      for (const int batch : options.batch)
-        bench->report_.cells.push_back({"decode", batch, depth, options.decode, {}, {}});
+      for (const int batch : options.batch) {
+        if (options.decode > 0) bench->report_.cells.push_back({"decode", batch, depth, options.decode, {}});
+      }
     }
     return bench;
   }
@@ -120,30 +129,39 @@ class Bench {
   absl::StatusOr<BenchReport> Run(std::ostream& err) {
     for (int r = 0; r < options_.repeat; ++r) {
       MeasureRoof();
+      MeasureLargeRead();
+      ResetPeakRss();
       for (BenchCell& cell : report_.cells) {
         if (options_.progress) {
-          err << "\rrepeat " << r + 1 << " of " << options_.repeat << ": " << cell.test << ' ' << std::flush;
+          err << absl::StrFormat("\r\033[Krepeat %d of %d: %s, batch %d, depth %d ", r + 1, options_.repeat, cell.test,
+                                 cell.batch, cell.depth)
+              << std::flush;
         }
         RETURN_IF_ERROR(cell.test == std::string("prefill") ? Prefill(&cell) : Decode(&cell));
       }
+      report_.peak_rss_bytes = std::max(report_.peak_rss_bytes, PeakRssBytes());
       MeasureRoof();
     }
     if (options_.progress) err << "\r\033[K" << std::flush;
-    for (BenchCell& cell : report_.cells) {
-      for (const BenchSample& s : cell.samples) {
-        cell.roof_fractions.push_back(
-            std::max(s.bytes / s.seconds / report_.ReadRoof(), s.multiply_adds / s.seconds / report_.Int8Roof()));
-      }
-    }
-    report_.peak_rss_bytes = PeakRssBytes();
     return report_;
   }
 
  private:
   void MeasureRoof() {
-    report_.read_bytes_per_second.push_back(
-        kernels::cpu::MeasureReadBandwidth(roof_ops_->kernels(), &roof_ops_->pool(), report_.weight_bytes));
-    report_.int8_ops_per_second.push_back(kernels::cpu::MeasureInt8Peak(roof_ops_->kernels(), &roof_ops_->pool()));
+    const kernels::cpu::KernelTable& kernels = roof_ops_->kernels();
+    kernels::cpu::ThreadPool* const pool = &roof_ops_->pool();
+    report_.read_bytes_per_second.push_back(kernels::cpu::MeasureReadBandwidth(kernels, pool, report_.weight_bytes));
+    report_.int8_ops_per_second.push_back(kernels::cpu::MeasureInt8Peak(kernels, pool));
+    report_.f32_ops_per_second.push_back(kernels::cpu::MeasureFloatPeak(kernels, pool));
+  }
+
+  // What does not fit any cache. A machine for which that is much goes without.
+  void MeasureLargeRead() {
+    const uint64_t bytes = options_.large_read_bytes;
+    const absl::StatusOr<worker::HostMemory> host = worker::ReadHostMemory();
+    if (!host.ok() || host->available_bytes < 2 * bytes) return;
+    report_.read_bytes_per_second_1gib.push_back(
+        kernels::cpu::MeasureReadBandwidth(roof_ops_->kernels(), &roof_ops_->pool(), bytes));
   }
 
   // Sequence s owns the pages [s * pages_per_sequence_, …).

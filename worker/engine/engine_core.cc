@@ -32,6 +32,10 @@ absl::Status CheckOptions(const EngineOptions& options, const RunnerInfo& info) 
     return absl::InvalidArgumentError(
         absl::StrCat("num_scheduler_steps: ", options.num_scheduler_steps, " is below 1"));
   }
+  if (options.num_speculative_tokens < 0 || options.num_speculative_tokens > kMaxDraftTokens) {
+    return absl::InvalidArgumentError(absl::StrCat("num_speculative_tokens: ", options.num_speculative_tokens,
+                                                   " is outside [0, ", kMaxDraftTokens, "]"));
+  }
   if (options.inter_token_target < absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
         absl::StrCat("inter_token_target: ", absl::FormatDuration(options.inter_token_target), " is below 0"));
@@ -81,6 +85,9 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
   plan_.reserve(sequences);
   rows_.reserve(sequences);
   planned_.reserve(sequences);
+  decoders_.reserve(sequences);
+  draft_views_.reserve(sequences);
+  draft_rows_.reserve(sequences);
 }
 
 EngineCore::~EngineCore() {
@@ -124,6 +131,7 @@ bool EngineCore::Prepare() {
     PlanRows();
     ClaimRows();
     ReserveRows();
+    DraftRows();
     if (BuildBatch()) return true;
   }
   decode_rate_.Stop();

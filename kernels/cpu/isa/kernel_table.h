@@ -18,17 +18,21 @@
 
 namespace dunlin::kernels::cpu {
 
-// A quantised activation row is one record: codes int8 [cols], then per 32 columns scale f32 d, d * sum(codes) f32 and
-// -128 * sum(codes) int32, then the last two per 16 columns. A float row is f32 [cols].
+// 32 columns of a quantised activation row: value = scale * code. All that a tile's product needs lies together.
+struct ActivationBlock {
+  int8_t codes[kTileColumns];
+  float scale;
+  float sum;             // scale * (sum of the codes)
+  int32_t code_sum;      // -128 * (sum of the codes)
+  int32_t low_code_sum;  // the same of the first 16
+};
+static_assert(sizeof(ActivationBlock) == 48);
+
+// A quantised row is one record of ActivationBlocks; a float row is f32 [cols].
 struct ActivationLayout {
   int cols = 0;
-  size_t groups() const { return static_cast<size_t>(cols) / kTileColumns; }
-  size_t scale_offset() const { return static_cast<size_t>(cols); }
-  size_t sum_offset() const { return scale_offset() + 4 * groups(); }
-  size_t code_sum_offset() const { return sum_offset() + 4 * groups(); }
-  size_t half_sum_offset() const { return code_sum_offset() + 4 * groups(); }
-  size_t half_code_sum_offset() const { return half_sum_offset() + 8 * groups(); }
-  size_t bytes() const { return (half_code_sum_offset() + 8 * groups() + 63) / 64 * 64; }
+  size_t blocks() const { return static_cast<size_t>(cols) / kTileColumns; }
+  size_t bytes() const { return (blocks() * sizeof(ActivationBlock) + 63) / 64 * 64; }
 };
 
 inline constexpr int kBlockRows = 32;  // outputs that one multiply call covers at most
@@ -58,9 +62,8 @@ struct KernelTable {
 
   // out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-  // x [32 * num_groups] to the groups from first_group on of a record; halves: also the per-16 sums.
-  void (*quantize_row)(const float* x, ActivationLayout layout, bool halves, size_t first_group, size_t num_groups,
-                       uint8_t* record);
+  // x [32 * num_blocks] to as many blocks of a record.
+  void (*quantize)(const float* x, size_t num_blocks, ActivationBlock* blocks);
   void (*multiply)(const MultiplyArgs& args);
   // to[i] += from[i].
   void (*add)(const float* from, int n, float* to);
@@ -91,6 +94,8 @@ struct KernelTable {
 
   // Multiply-adds done by `iterations` rounds of the int8 dot product on registers (the arithmetic roof).
   int64_t (*int8_stream)(int64_t iterations, int32_t* sink);
+  // Likewise in f32, fused.
+  int64_t (*float_stream)(int64_t iterations, float* sink);
   // Sum of all bytes as 64-bit words, in wide loads (the read roof).
   uint64_t (*read_stream)(const uint8_t* data, size_t bytes);
 };
