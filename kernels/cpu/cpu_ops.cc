@@ -10,6 +10,8 @@
 namespace dunlin::kernels::cpu {
 namespace {
 
+constexpr int kFinishRows = 16;  // whose K and V are appended together
+
 size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 uint64_t FloatBytes(int64_t rows, int64_t cols) { return static_cast<uint64_t>(rows * cols) * sizeof(float); }
@@ -76,22 +78,35 @@ void CpuOps::FinishQueries(const AttentionInputCall& call, int row) const {
   }
 }
 
-int CpuOps::FinishKeyValue(const AttentionInputCall& call, int row, const SequenceSlice& sequence) {
+void CpuOps::FinishKeys(const AttentionInputCall& call, int row) {
   const int dim = call.shape.head_dim;
   const int width = call.args.wk->rows;
   float* k = k_.data() + Index(row) * Index(width);
-  float* v = v_.data() + Index(row) * Index(width);
   AddBias(call.args.k_bias, width, k);
-  AddBias(call.args.v_bias, width, v);
+  AddBias(call.args.v_bias, width, v_.data() + Index(row) * Index(width));
   for (int h = 0; h < call.shape.num_kv_heads; ++h) {
     float* head = k + h * dim;
     if (call.args.k_norm != nullptr) kernels_->rms_norm(head, call.args.k_norm, call.args.eps, dim, head);
     kernels_->rotate(*call.args.rope, call.batch.positions[row], head);
   }
-  const int token = sequence.context_tokens + row - sequence.first_row;
+}
+
+int CpuOps::AppendRows(const AttentionInputCall& call, int first, int count) {
+  TokenSlot tokens[kFinishRows];
   const PageLayout& layout = call.kv.layout;
-  uint8_t* page = call.kv.page(sequence.pages[token / layout.page_tokens]);
-  return kernels_->append_token(layout, page, call.args.layer, token % layout.page_tokens, k, v, call.args.rounding);
+  const std::span<const SequenceSlice> sequences = call.batch.sequences;
+  const size_t width = Index(call.args.wk->rows);
+  const auto ends_after = [](int row, const SequenceSlice& s) { return row < s.first_row + s.num_rows; };
+  auto s = std::upper_bound(sequences.begin(), sequences.end(), first, ends_after);
+  for (int i = 0; i < count; ++i) {
+    const int row = first + i;
+    FinishKeys(call, row);
+    while (!ends_after(row, *s)) ++s;
+    const int token = s->context_tokens + row - s->first_row;
+    tokens[i] = {call.kv.page(s->pages[token / layout.page_tokens]), token % layout.page_tokens,
+                 k_.data() + Index(row) * width, v_.data() + Index(row) * width};
+  }
+  return kernels_->append_tokens(layout, call.args.layer, tokens, count, call.args.rounding);
 }
 
 // Phases: 4.
@@ -110,20 +125,19 @@ void CpuOps::RunAttentionInput(ThreadPool::Context& context, int phase, Attentio
                        }
                      });
   context.Barrier();
-  // Two items a row, so that one row keeps two threads busy.
+  // Two items a group of rows, so that one keeps two threads busy. Few rows are spread one by one.
   int64_t saturated = 0;
-  const std::span<const SequenceSlice> sequences = call->batch.sequences;
-  context.ForShare(phase + 2, int64_t{2} * call->batch.num_rows, 2, [&](int64_t begin, int64_t end) {
-    size_t s = 0;
-    for (int64_t item = begin; item < end; ++item) {
-      const int row = static_cast<int>(item / 2);
-      if (item % 2 == 0) {
-        FinishQueries(*call, row);
-        continue;
-      }
-      while (sequences[s].first_row + sequences[s].num_rows <= row) ++s;
-      saturated += FinishKeyValue(*call, row, sequences[s]);
+  const int num_rows = call->batch.num_rows;
+  const int group = num_rows < kFinishRows / 2 ? 1 : kFinishRows;
+  const int num_groups = (num_rows + group - 1) / group;
+  context.ForShare(phase + 2, int64_t{2} * num_groups, 1, [&](int64_t item, int64_t) {
+    const int first = static_cast<int>(item / 2) * group;
+    const int count = std::min(group, num_rows - first);
+    if (item % 2 != 0) {
+      saturated += AppendRows(*call, first, count);
+      return;
     }
+    for (int row = first; row < first + count; ++row) FinishQueries(*call, row);
   });
   if (saturated > 0) call->saturated.fetch_add(saturated, std::memory_order_relaxed);
   if (!call->kv.layout.has_key_bounds()) return;

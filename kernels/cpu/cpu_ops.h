@@ -82,9 +82,11 @@ class CpuOps {
   void CheckAttentionInput(const AttentionInputCall& call) const;
   void RunAttentionInput(ThreadPool::Context& context, int phase, AttentionInputCall* call);
   Traffic AttentionInputTraffic(const AttentionInputCall& call) const;
-  // Bias, head norms and RoPE of one row; then its slot.
+  // Bias, head norms and RoPE of one row.
   void FinishQueries(const AttentionInputCall& call, int row) const;
-  int FinishKeyValue(const AttentionInputCall& call, int row, const SequenceSlice& sequence);
+  void FinishKeys(const AttentionInputCall& call, int row);
+  // K and V of rows [first, first + count), at most kFinishRows, to their slots. Returns saturated values.
+  int AppendRows(const AttentionInputCall& call, int first, int count);
   void RunProjectAdd(ThreadPool::Context& context, int phase, const Matrix& w, const Products::Inputs& inputs,
                      float* residual);
   static Traffic ProjectAddTraffic(const Matrix& w, int num_rows);

@@ -125,18 +125,22 @@ void MeasureAppend(const Pages& pages, const CpuOps& ops) {
   for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<uint16_t>(i * 7 % 64);
   const KvVectorRounding compensated{centre.data(), order.data(), feedback.data()};
   for (const bool rounding : {false, true}) {
-    double best = 1e9;
-    constexpr int kTokens = 512;
-    for (int round = 0; round < 20; ++round) {
-      const double start = Seconds(true);
-      for (int t = 0; t < kTokens; ++t) {
-        ops.kernels().append_token(pages.view.layout, pages.view.page(t / 16), 5, t % 16, k.data(), v.data(),
-                                   rounding ? KvRounding{compensated, compensated} : KvRounding{});
+    for (const int together : {1, 8, 16}) {
+      const KvRounding how = rounding ? KvRounding{compensated, compensated} : KvRounding{};
+      constexpr int kTokens = 512;
+      double best = 1e9;
+      for (int round = 0; round < 20; ++round) {
+        const double start = Seconds(true);
+        for (int t = 0; t < kTokens; t += together) {
+          TokenSlot tokens[16];
+          for (int i = 0; i < together; ++i) tokens[i] = {pages.view.page(t / 16), (t + i) % 16, k.data(), v.data()};
+          ops.kernels().append_tokens(pages.view.layout, 5, tokens, together, how);
+        }
+        best = std::min(best, Seconds(true) - start);
       }
-      best = std::min(best, Seconds(true) - start);
+      std::printf("append %2d, %-14s %10.3f us per token and layer\n", together, rounding ? "compensated" : "nearest",
+                  best * 1e6 / kTokens);
     }
-    std::printf("append, %-14s %10.3f us per token and layer\n", rounding ? "compensated" : "nearest",
-                best * 1e6 / kTokens);
   }
 }
 
