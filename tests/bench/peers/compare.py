@@ -41,6 +41,7 @@ def parse_arguments(argv):
     p.add_argument("--peer-name", action="append", default=[], metavar="NAME", help="its column's name")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--repeat", type=int, default=5)
+    p.add_argument("--served-repeat", type=int, default=3, help="bursts of each served case")
     p.add_argument("--only", default=",".join(GROUPS), help="comma-separated: " + ", ".join(GROUPS))
     p.add_argument("--quick", action="store_true", help="one short repeat of few cases: shows that everything runs")
     p.add_argument("--json", type=pathlib.Path, help="every figure goes to this file")
@@ -52,7 +53,7 @@ def parse_arguments(argv):
     if len(args.peer_flags) > len(args.peer) or len(args.peer_name) > len(args.peer):
         p.error("more --peer-flags or --peer-name than --peer")
     if args.quick:
-        args.repeat = 1
+        args.repeat = args.served_repeat = 1
     return args
 
 
