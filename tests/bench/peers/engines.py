@@ -1,5 +1,6 @@
 """The programs compared: which commands measure which cases, and what each build's own dialect of the flags is."""
 import dataclasses
+import json
 import pathlib
 import subprocess
 
@@ -55,6 +56,12 @@ class Ours:
         for case, cell in cells.items():
             self.cells.setdefault(case, []).append(cell)
         return rates
+
+    def bench_cells(self, flags):
+        """The cells of a run outside the table, by their test; and the run's report."""
+        report = json.loads(run([self.binary, "bench", "--model", self.model, "--threads", self.threads, "--repeat", 1, "--json",
+                                 *flags])[0])
+        return {cell["test"]: cell for cell in report["cells"]}, report
 
     def measure(self, plan):
         rates = {}

@@ -5,6 +5,7 @@ Every reader returns {case: [tokens per second, one a sample]}; a case is "prefi
 short prompt of their own (BATCH_PROMPT tokens), for every engine.
 """
 import json
+import math
 
 BATCH_PROMPT = 64
 
@@ -79,3 +80,32 @@ def batched_bench(text):
         elif columns and not fields[0].startswith("-"):
             rates.setdefault(decode_case(int(fields[columns[0]])), []).append(float(fields[columns[1]]))
     return rates
+
+
+def prompt_ids(source, prompt, shared, number):
+    """As `dunlin bench load` cuts them: the shared beginning, then a part of the source that depends on the number."""
+    if len(source) < shared + prompt:
+        raise ValueError(f"prompts of {shared + prompt} tokens from a source of {len(source)}")
+    begin = shared + number * 131 % (len(source) - shared - prompt + 1)
+    return source[:shared] + source[begin:begin + prompt]
+
+
+def is_token_event(line):
+    """A line of llama-server's event stream that brings a token; the last event, which says "stop", brings none."""
+    return line.startswith(b"data: {") and b'"stop":true' not in line and b'"content"' in line
+
+
+def percentile(values, part):
+    """The smallest value that at least this part of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(part * len(ordered)), 1) - 1] if ordered else 0.0
+
+
+def burst_summary(begin, records, seconds, cpu_seconds):
+    """The fields of `dunlin bench load --json` that the table uses. records: for each request the times of its tokens."""
+    first = [1e3 * (r[0] - begin) for r in records]
+    between = [1e3 * (b - a) for r in records for a, b in zip(r, r[1:])]
+    tokens = sum(len(r) for r in records)
+    return {"requests": len(records), "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
+            "ttft_ms": {"p50": percentile(first, 0.5), "p99": percentile(first, 0.99)},
+            "itl_ms": {"p50": percentile(between, 0.5), "p99": percentile(between, 0.99)}, "client_cpu_seconds": cpu_seconds}
