@@ -221,7 +221,7 @@ TEST(AppendTest, TokensTogetherAreTheBitsOfEachAlone) {
         {},
         {k_rounding.view(), v_rounding.view()},
         {k_rounding.view(), {nullptr, v_rounding.order.data(), v_rounding.feedback.data()}}};
-    for (const int count : {1, 3, 4, 8, 9, 16, 17, 40}) {
+    for (const int count : {3, 9, 16, 33}) {
       SCOPED_TRACE(::testing::Message() << c.name << ", " << count << " tokens, seed 8");
       constexpr int kPages = 12;
       const bool one_run = random.Int(0, 1) == 0;  // else shuffled over the pages
