@@ -101,6 +101,8 @@ void AddBench(CLI::App* app, int* code) {
   AddBenchLoad(c, code);
   c->add_option("--model", o.model, "a GGUF file or checkpoint folder");
   c->add_option("--threads", o.threads, "0 = every core this process may use")->capture_default_str();
+  c->add_option("--decode-threads", o.decode_threads, "of these, for steps of a few rows; 0 = tuned at start")
+      ->capture_default_str();
   c->add_option("--prefill", o.prefill, "prompt lengths, comma-separated; 0 = none")
       ->delimiter(',')
       ->capture_default_str();

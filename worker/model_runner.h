@@ -59,6 +59,7 @@ struct RunnerInfo {
   uint64_t page_bytes = 0;
   int max_rows = 0;  // rows of one step
   int threads = 0;
+  int decode_threads = 0;  // of these, for steps of a few rows; 0 = all
   uint64_t weight_bytes = 0;                   // packed
   uint64_t kv_rounding_id = 0;                 // pages of runners with different ids hold different values
   double peak_bandwidth_bytes_per_second = 0;  // measured at start; 0 = not measured

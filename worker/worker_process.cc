@@ -149,12 +149,14 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   process->server_->SetReady(std::move(serving));
 
   process->summary_ = absl::StrFormat(
-      "worker %s ready: model %s (%s), device %s%s, isa %s, threads %d, %d pages of %d tokens (%s), loaded in %.1f s, "
+      "worker %s ready: model %s (%s), device %s%s, isa %s, threads %d (%d to decode), %d pages of %d tokens (%s), "
+      "loaded in %.1f s, "
       "grpc %s, metrics %s",
       config.worker_id(), process->loaded_.model.name(), process->loaded_.model.quantization(), runner.device,
       config.device() == "auto" ? " (auto: this build has no CUDA backend)" : "", runner.isa, runner.threads,
-      runner.num_pages, runner.page_tokens, process->loaded_.model.kv_cache_dtype(),
-      absl::ToDoubleSeconds(clock->Now() - begun), process->grpc_address(), process->metrics_address());
+      runner.decode_threads > 0 ? runner.decode_threads : runner.threads, runner.num_pages, runner.page_tokens,
+      process->loaded_.model.kv_cache_dtype(), absl::ToDoubleSeconds(clock->Now() - begun), process->grpc_address(),
+      process->metrics_address());
   return process;
 }
 

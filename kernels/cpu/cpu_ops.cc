@@ -12,6 +12,8 @@ namespace {
 
 constexpr int kFinishRows = 16;  // whose K and V are appended together
 
+constexpr int kDecodeRows = 4;  // up to which reading weights takes longer than multiplying them
+
 size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 uint64_t FloatBytes(int64_t rows, int64_t cols) { return static_cast<uint64_t>(rows * cols) * sizeof(float); }
@@ -24,7 +26,7 @@ void AddBias(const float* bias, int n, float* row) {
 }  // namespace
 
 CpuOps::CpuOps(int num_threads, Isa isa)
-    : kernels_(&GetKernels(isa)), pool_(num_threads), products_(kernels_, &pool_) {}
+    : kernels_(&GetKernels(isa)), pool_(num_threads), decode_threads_(num_threads), products_(kernels_, &pool_) {}
 
 CpuMatrix CpuOps::Pack(DType type, int rows, int cols, std::span<const uint8_t> bytes) {
   return PackMatrix(type, rows, cols, kernels_->group_rows, bytes, &arena_, &pool_);
@@ -46,6 +48,7 @@ void CpuOps::Reserve(const OpLimits& limits) {
 }
 
 Traffic CpuOps::Embed(const Matrix& table, const BatchView& batch, float scale, float* x) {
+  pool_.SetActive(batch.num_rows <= kDecodeRows ? decode_threads_ : pool_.num_threads());  // for the whole step
   pool_.Run([&](ThreadPool::Context& context) {
     while (true) {
       const int64_t r = context.Next(0);

@@ -38,6 +38,9 @@ class CpuOps {
 
   const char* isa_name() const { return IsaName(kernels_->isa); }
   int num_threads() const { return pool_.num_threads(); }
+  // Threads for steps of a few rows, which read weights faster than they multiply: more than the memory can feed only
+  // get in each other's way. All of them until set.
+  void set_decode_threads(int threads) { decode_threads_ = threads; }
   ThreadPool& pool() { return pool_; }
   const KernelTable& kernels() const { return *kernels_; }
   // Of all matrices packed so far.
@@ -100,6 +103,7 @@ class CpuOps {
 
   const KernelTable* kernels_;
   ThreadPool pool_;
+  int decode_threads_;
   Arena arena_;
   OpLimits limits_;
   Products products_;

@@ -4,6 +4,8 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "kernels/cpu/arena.h"
 
@@ -84,6 +86,23 @@ double MeasureReadBandwidth(const KernelTable& kernels, ThreadPool* pool, size_t
 
 double MeasureReadBandwidth(const KernelTable& kernels, ThreadPool* pool, std::span<const uint8_t> memory) {
   return ReadRate(kStartBudget, kernels, pool, memory);
+}
+
+int TuneReadThreads(const KernelTable& kernels, ThreadPool* pool, std::span<const uint8_t> memory) {
+  constexpr std::chrono::milliseconds kTuneBudget{20};
+  std::vector<std::pair<int, double>> rates;
+  double best = 0.0;
+  for (int threads = pool->num_threads(); threads >= 1; threads /= 2) {
+    pool->SetActive(threads);
+    rates.emplace_back(threads, ReadRate(kTuneBudget, kernels, pool, memory));
+    best = std::max(best, rates.back().second);
+  }
+  pool->SetActive(pool->num_threads());
+  int fewest = pool->num_threads();
+  for (const auto& [threads, rate] : rates) {
+    if (rate >= 0.97 * best) fewest = threads;
+  }
+  return fewest;
 }
 
 double MeasureInt8Peak(const KernelTable& kernels, ThreadPool* pool) {

@@ -20,6 +20,10 @@ double MeasureReadBandwidth(const KernelTable& kernels, ThreadPool* pool, size_t
 // where they take longer. Memory that fits a cache gives the cache's figure, which is then the roof of reading it.
 double MeasureReadBandwidth(const KernelTable& kernels, ThreadPool* pool, std::span<const uint8_t> memory);
 
+// The fewest threads that read `memory` within three percent of the best rate any number of them reaches, among all,
+// half, a quarter… of the pool's; 0.02 s for each.
+int TuneReadThreads(const KernelTable& kernels, ThreadPool* pool, std::span<const uint8_t> memory);
+
 // Multiply-adds per second of all threads together on operands in registers and the first cache: int8 dot products as
 // the family has them, and fused f32.
 double MeasureInt8Peak(const KernelTable& kernels, ThreadPool* pool);

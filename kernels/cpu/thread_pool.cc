@@ -13,6 +13,10 @@ namespace {
 constexpr int kMaxSpins = 2000;
 constexpr int kMinSpins = 60;
 
+// The bits of generation_ that count a job's threads.
+constexpr uint32_t kActiveBits = 12;
+constexpr uint32_t kActiveMask = (1u << kActiveBits) - 1;
+
 inline void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -36,8 +40,9 @@ void SpinThenPark(const std::atomic<uint32_t>& word, uint32_t seen, int* spins) 
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
+ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads), active_(num_threads), wanted_(num_threads) {
   CHECK_GE(num_threads, 1);
+  CHECK_LE(num_threads, static_cast<int>(kActiveMask));
   per_thread_ = std::vector<PerThread>(static_cast<size_t>(num_threads));
   for (PerThread& t : per_thread_) t.spins = kMaxSpins;
   workers_.reserve(static_cast<size_t>(num_threads - 1));
@@ -45,9 +50,8 @@ ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
 }
 
 ThreadPool::~ThreadPool() {
-  stop_ = true;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  SetActive(num_threads_);
+  Publish(0);
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -56,22 +60,47 @@ void ThreadPool::RunErased(JobFn fn, void* arg) {
   job_arg_ = arg;
   job_parity_ ^= 1;
   for (Counter& counter : counters_) counter.value.store(0, std::memory_order_relaxed);
-  if (num_threads_ > 1) {
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
-  }
+  if (active_ > 1) Publish(active_);
   EnterJob(0);
   Context context(this, 0);
   fn(arg, context);
   BarrierWait(0);
 }
 
+void ThreadPool::Publish(int threads) {
+  const uint32_t next = (generation_.load(std::memory_order_relaxed) & ~kActiveMask) + (1u << kActiveBits);
+  generation_.store(next | static_cast<uint32_t>(threads), std::memory_order_release);
+  generation_.notify_all();
+}
+
+void ThreadPool::SetActive(int threads) {
+  if (threads == active_) return;
+  CHECK(threads >= 1 && threads <= num_threads_) << threads;
+  // A thread that slept has not cleared its part for the next job.
+  for (PerThread& t : per_thread_) {
+    for (auto& set : t.taken) {
+      for (std::atomic<int64_t>& taken : set) taken.store(0, std::memory_order_relaxed);
+    }
+  }
+  active_ = threads;
+  wanted_.store(threads, std::memory_order_release);
+  wanted_.notify_all();
+}
+
 void ThreadPool::WorkerLoop(int thread) {
   uint32_t seen = 0;
   while (true) {
     SpinThenPark(generation_, seen, &per_thread_[static_cast<size_t>(thread)].spins);
-    ++seen;  // a new job starts only after every thread has left the last one, so none is ever skipped
-    if (stop_) return;
+    // A job that this thread takes part in ends with it alone, so of those none is ever skipped.
+    seen = generation_.load(std::memory_order_acquire);
+    const int threads = static_cast<int>(seen & kActiveMask);
+    if (threads == 0) return;
+    if (thread >= threads) {
+      for (int wanted; (wanted = wanted_.load(std::memory_order_acquire)) <= thread;) {
+        wanted_.wait(wanted, std::memory_order_acquire);
+      }
+      continue;
+    }
     EnterJob(thread);
     Context context(this, thread);
     job_(job_arg_, context);
@@ -87,9 +116,9 @@ void ThreadPool::EnterJob(int thread) {
 }
 
 void ThreadPool::BarrierWait(int thread) {
-  if (num_threads_ == 1) return;
+  if (active_ == 1) return;
   const uint32_t seen = barrier_generation_.load(std::memory_order_relaxed);
-  if (barrier_arrived_.fetch_add(1, std::memory_order_acq_rel) == num_threads_ - 1) {
+  if (barrier_arrived_.fetch_add(1, std::memory_order_acq_rel) == active_ - 1) {
     barrier_arrived_.store(0, std::memory_order_relaxed);
     barrier_generation_.fetch_add(1, std::memory_order_release);
     barrier_generation_.notify_all();

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <thread>
 #include <type_traits>
@@ -26,7 +27,8 @@ class ThreadPool {
   class Context {
    public:
     int thread() const { return thread_; }
-    int num_threads() const { return pool_->num_threads_; }
+    // That run this job.
+    int num_threads() const { return pool_->active_; }
     // Returns when every thread of the pool has arrived. What was written before it is seen after it.
     void Barrier() { pool_->BarrierWait(thread_); }
     // Hands out 0, 1, 2, … once each over all threads, apart for each phase of the job; ascending within a thread.
@@ -34,15 +36,16 @@ class ThreadPool {
       return pool_->counters_[static_cast<size_t>(phase)].value.fetch_add(1, std::memory_order_relaxed);
     }
     // The first of this thread's own items of n, as ForShare deals them; the next thread's first ends them.
-    int64_t ShareBegin(int64_t n) const { return n * thread_ / pool_->num_threads_; }
+    int64_t ShareBegin(int64_t n) const { return n * thread_ / pool_->active_; }
     // Calls fn(begin, end) for pieces of at most `chunk` of the items [0, n): this thread's own contiguous share in
     // order, as the prefetchers like it, then what other threads have left of theirs. Each item once over all threads.
     template <typename Fn>
     void ForShare(int phase, int64_t n, int64_t chunk, Fn&& fn) {
-      for (int i = 0; i < pool_->num_threads_; ++i) {
-        const int owner = thread_ + i < pool_->num_threads_ ? thread_ + i : thread_ + i - pool_->num_threads_;
-        const int64_t first = n * owner / pool_->num_threads_;
-        const int64_t last = n * (owner + 1) / pool_->num_threads_;
+      const int threads = pool_->active_;
+      for (int i = 0; i < threads; ++i) {
+        const int owner = thread_ + i < threads ? thread_ + i : thread_ + i - threads;
+        const int64_t first = n * owner / threads;
+        const int64_t last = n * (owner + 1) / threads;
         std::atomic<int64_t>& taken = pool_->Taken(owner, phase);
         while (true) {
           const int64_t begin = first + taken.fetch_add(chunk, std::memory_order_relaxed);
@@ -67,6 +70,9 @@ class ThreadPool {
 
   int num_threads() const { return num_threads_; }
 
+  // How many threads (1…num_threads()) run the jobs from now on; the others sleep. Cheap where it changes nothing.
+  void SetActive(int threads);
+
   // Runs fn(Context&) on every thread and returns when all are done. Every thread must pass the same barriers.
   template <typename Fn>
   void Run(Fn&& fn) {
@@ -89,6 +95,7 @@ class ThreadPool {
   };
 
   void RunErased(JobFn fn, void* arg);
+  void Publish(int threads);
   void WorkerLoop(int thread);
   void BarrierWait(int thread);
   void EnterJob(int thread);
@@ -97,14 +104,17 @@ class ThreadPool {
   }
 
   const int num_threads_;
+  int active_;           // as job_
   JobFn job_ = nullptr;  // written before, read after, the change of generation_
   void* job_arg_ = nullptr;
   size_t job_parity_ = 0;
   std::array<Counter, kMaxPhases> counters_;
-  alignas(64) std::atomic<uint32_t> generation_{0};  // one more = a new job, or the end
+  // Another value = a new job. The low bits say how many threads run it, so that the others need not look at more;
+  // none = the end.
+  alignas(64) std::atomic<uint32_t> generation_{0};
+  alignas(64) std::atomic<int> wanted_;  // active_, for the threads that sleep meanwhile
   alignas(64) std::atomic<uint32_t> barrier_generation_{0};
   alignas(64) std::atomic<int> barrier_arrived_{0};
-  bool stop_ = false;  // published by generation_
   std::vector<PerThread> per_thread_;
   std::vector<std::thread> workers_;
 };

@@ -96,6 +96,7 @@ class Bench {
     runner.max_rows = std::max(kChunkRows, largest_batch);
     runner.max_num_seqs = largest_batch;
     runner.threads = options.threads;
+    runner.decode_threads = options.decode_threads;
     runner.measure_bandwidth = false;
     const kernels::PageLayout layout = kernels::PageLayout::Create(kPageTokens, config.num_layers, config.num_kv_heads,
                                                                    config.head_dim, formats.k, formats.v);

@@ -17,6 +17,7 @@ namespace dunlin::tools {
 struct EngineBenchOptions {
   std::string model;
   int threads = 0;                   // 0 = every core this process may use
+  int decode_threads = 0;            // of these, for steps of a few rows; 0 = tuned
   std::vector<int> prefill = {512};  // prompt lengths; 0 = none
   int decode = 128;                  // tokens per sequence; 0 = no decoding
   std::vector<int> batch = {1, 8, 32};

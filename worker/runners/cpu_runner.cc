@@ -21,14 +21,24 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::ModelF
   info.threads = options.threads > 0 ? options.threads : UsableCores();
   auto ops = std::make_unique<kernels::cpu::CpuOps>(info.threads, *isa);
   info.isa = ops->isa_name();
-  return CreateRunner(file, options, std::move(ops), std::move(info),
-                      [measure = options.measure_bandwidth](kernels::cpu::CpuOps* packed, RunnerInfo* of) {
-                        of->weight_bytes = packed->packed_bytes();
-                        if (!measure) return;
-                        // Over the weights themselves: an arena for this alone would be the peak of the memory.
-                        of->peak_bandwidth_bytes_per_second = kernels::cpu::MeasureReadBandwidth(
-                            packed->kernels(), &packed->pool(), packed->packed().first_piece());
-                      });
+  if (options.decode_threads > info.threads) {
+    return absl::InvalidArgumentError(absl::StrCat("decode_threads ", options.decode_threads, " is more than the ",
+                                                   info.threads, " threads there are"));
+  }
+  return CreateRunner(
+      file, options, std::move(ops), std::move(info), [&options](kernels::cpu::CpuOps* packed, RunnerInfo* of) {
+        // Measured over the weights themselves: an arena for this alone would be the peak of the memory.
+        const std::span<const uint8_t> weights = packed->packed().first_piece();
+        of->weight_bytes = packed->packed_bytes();
+        of->decode_threads = options.decode_threads;
+        if (of->decode_threads == 0) {
+          of->decode_threads = kernels::cpu::TuneReadThreads(packed->kernels(), &packed->pool(), weights);
+        }
+        packed->set_decode_threads(of->decode_threads);
+        if (!options.measure_bandwidth) return;
+        of->peak_bandwidth_bytes_per_second =
+            kernels::cpu::MeasureReadBandwidth(packed->kernels(), &packed->pool(), weights);
+      });
 }
 
 }  // namespace dunlin::worker

@@ -30,8 +30,9 @@ struct RunnerOptions {
   int max_model_len = 0;  // 0 = the model's context
   int max_rows = 256;     // rows of one step
   int max_num_seqs = 64;
-  int threads = 0;        // 0 = every core this process may use
-  uint64_t kv_bytes = 0;  // 0 = by utilization
+  int threads = 0;         // 0 = every core this process may use
+  int decode_threads = 0;  // of these, for steps of a few rows; 0 = as many as reading the weights gains from
+  uint64_t kv_bytes = 0;   // 0 = by utilization
   double memory_utilization = 0.9;
   uint64_t swap_bytes = 0;        // of the host tier; 0 = none
   std::string swap_directory;     // of the host tier's file; empty = in memory

@@ -25,6 +25,7 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   options.max_rows = static_cast<int>(config.max_num_batched_tokens());
   options.max_num_seqs = static_cast<int>(config.max_num_seqs());
   options.threads = static_cast<int>(config.threads());
+  options.decode_threads = static_cast<int>(config.decode_threads());
   options.memory_utilization = config.gpu_memory_utilization();
   options.attention_window = static_cast<int>(config.attention_window());
   options.attention_sinks = static_cast<int>(config.attention_sinks());

@@ -43,6 +43,30 @@ TEST(ThreadPoolTest, ItemsAreHandedOutOnceAndPhasesAreApart) {
   }
 }
 
+TEST(ThreadPoolTest, SharesCoverEveryItemOnceWhateverTheThreads) {
+  ThreadPool pool(5);
+  for (int job = 0; job < 300; ++job) {
+    SCOPED_TRACE(job);
+    const int threads = 1 + job * 7 % 5;
+    pool.SetActive(threads);
+    const int n = job % 61;
+    std::vector<std::atomic<int>> seen(static_cast<size_t>(n)), entered(5);
+    pool.Run([&](ThreadPool::Context& context) {
+      ++entered[static_cast<size_t>(context.thread())];
+      EXPECT_EQ(context.num_threads(), threads);
+      for (int phase : {0, 3}) {
+        context.ForShare(phase, n, 1 + job % 4, [&](int64_t begin, int64_t end) {
+          EXPECT_LE(end - begin, 1 + job % 4);
+          for (int64_t i = begin; i < end; ++i) ++seen[static_cast<size_t>(i)];
+        });
+        context.Barrier();
+      }
+    });
+    for (const std::atomic<int>& count : seen) ASSERT_EQ(count.load(), 2);
+    for (int t = 0; t < 5; ++t) ASSERT_EQ(entered[static_cast<size_t>(t)].load(), t < threads ? 1 : 0);
+  }
+}
+
 TEST(ThreadPoolTest, WritesBeforeABarrierAreSeenAfterIt) {
   ThreadPool pool(3);
   std::vector<int> values(3, 0);
