@@ -1,6 +1,9 @@
 #include "base/process.h"
 
 #include <fcntl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -66,8 +69,16 @@ bool TerminationSignals::Wait(std::chrono::milliseconds limit) {
   if (g_signals.load() == 0) {
     pollfd wake = {g_wake_fds[0], POLLIN, 0};
     poll(&wake, 1, static_cast<int>(limit.count()));
+    char bytes[16];
+    while (read(g_wake_fds[0], bytes, sizeof bytes) > 0) {
+    }
   }
   return g_signals.load() != 0;
+}
+
+void TerminationSignals::Wake() {
+  const char byte = 0;
+  [[maybe_unused]] const ssize_t written = write(g_wake_fds[1], &byte, 1);
 }
 
 bool Supervised() { return SupervisorPid() > 0; }
@@ -85,6 +96,18 @@ void RaiseFileLimit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = std::max<rlim_t>(limit.rlim_cur, std::min<rlim_t>(limit.rlim_max, 65536));
   setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void MapLargeBlocks() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 256 << 10);
+#endif
+}
+
+void ReturnFreedMemory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 absl::Status WriteFileAtomically(const std::string& path, const std::string& content) {

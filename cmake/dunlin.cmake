@@ -16,7 +16,7 @@ if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
 endif()
 
 find_program(DUNLIN_MOLD mold)
-if(DUNLIN_MOLD)
+if(DUNLIN_MOLD AND NOT CMAKE_CROSSCOMPILING)
   add_link_options(-fuse-ld=mold)
 endif()
 find_program(DUNLIN_CCACHE ccache)

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "base/mutex.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "gateway/admission_gate.h"
 #include "gateway/control_service.h"
@@ -123,6 +124,7 @@ void Gateway::Impl::SetServices() {
 absl::Status Gateway::Impl::Start() {
   ASSIGN_OR_RETURN(tenants, Tenants::Create(options.api_keys, options.trust_tenant_header));
   ASSIGN_OR_RETURN(model, ModelInfo::Load(options.model_path, options.served_model_name, options.chat_template_path));
+  ReturnFreedMemory();  // the file's tables are gone
   prompts = std::make_unique<PromptBuilder>(model->tokenizer.get(), model->chat_template.get());
   const std::string metrics_address =
       options.metrics_port.has_value() ? JoinHostPort(options.host, *options.metrics_port) : std::string();

@@ -58,6 +58,7 @@ std::string AddressesJson(const Gateway& gateway) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  dunlin::MapLargeBlocks();
   dunlin::ParsedConfig parsed;
   const std::vector<std::string> args(argv + 1, argv + std::max(argc, 1));
   if (const std::optional<int> code = dunlin::MainConfig(args, kProgram, kSummary, dunlin::kGatewayFlags, &parsed)) {

@@ -61,6 +61,7 @@ RequestPlan MakePlan(const v1::GenerateRequest& request, const SamplingDefaults&
   plan.stopping.set_include_stop(plan.stopping.include_stop());
   plan.output = request.output();
   plan.cache = request.cache();
+  plan.speculation = request.speculation();
   plan.dry_run = request.dry_run();
   plan.num_choices = plan.sampling.n();
   return plan;
@@ -90,6 +91,11 @@ worker::v1::GenerateRequest ToWorkerRequest(const RequestPlan& plan, absl::Durat
   request.set_cache_namespace(CacheNamespace(plan.caller.tenant, plan.cache.salt()));
   request.set_tenant(plan.caller.tenant);
   request.set_priority(plan.caller.priority);
+  if (plan.speculation.disable()) {
+    request.set_max_draft_tokens(0);
+  } else if (plan.speculation.has_max_draft_tokens()) {
+    request.set_max_draft_tokens(plan.speculation.max_draft_tokens());
+  }
   request.set_num_choices(plan.num_choices);
   return request;
 }

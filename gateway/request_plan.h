@@ -32,6 +32,7 @@ struct RequestPlan {
   v1::Stopping stopping;  // every scalar set, except max_time_ms unset = none
   v1::Output output;
   v1::Cache cache;
+  v1::Speculation speculation;
   Caller caller;
   bool dry_run = false;
   bool context_bounds_length = false;  // running out of max_tokens is CONTEXT_FULL, not LENGTH

@@ -47,6 +47,16 @@ void StoreQ8(const uint8_t* codes, uint8_t* out) {
 
 float GroupBlock::scale() const { return quant_internal::LoadHalf(block_); }
 
+void GroupBlock::Codes(uint8_t (&codes)[kGroupBlock]) const {
+  const uint8_t* at = block_ + kGroupBlockHeader;
+  const uint64_t mask = (uint64_t{1} << bits_) - 1;
+  for (int first = 0; first < kGroupBlock; first += 8) {  // eight codes are `bits` bytes
+    uint64_t stream = 0;
+    for (int byte = 0; byte < bits_; ++byte) stream |= uint64_t{*at++} << (8 * byte);
+    for (int i = 0; i < 8; ++i) codes[first + i] = static_cast<uint8_t>((stream >> (bits_ * i)) & mask);
+  }
+}
+
 int GroupBlock::CodeAt(const uint8_t* stream, int bits, int64_t i) {
   const int64_t bit = i * bits;
   const int shift = static_cast<int>(bit % 8);

@@ -34,7 +34,8 @@ class GroupBlock {
   GroupBlock(const uint8_t* block, int bits) : block_(block), bits_(bits) {}
   float scale() const;
   int zero() const { return block_[2]; }
-  int code(int i) const { return CodeAt(block_ + kGroupBlockHeader, bits_, i); }
+  // All codes of the block.
+  void Codes(uint8_t (&codes)[kGroupBlock]) const;
 
   // Value i of a little-endian stream of `bits`-bit values.
   static int CodeAt(const uint8_t* stream, int bits, int64_t i);

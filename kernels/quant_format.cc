@@ -67,7 +67,9 @@ void DecodeIq4Nl(const uint8_t* b, float* out) {
 template <int kBits>
 void DecodeInt(const uint8_t* b, float* out) {
   const GroupBlock block(b, kBits);
-  for (int j = 0; j < kBlock; ++j) out[j] = block.scale() * static_cast<float>(block.code(j) - block.zero());
+  uint8_t codes[kGroupBlock];
+  block.Codes(codes);
+  for (int j = 0; j < kBlock; ++j) out[j] = block.scale() * static_cast<float>(codes[j] - block.zero());
 }
 
 void DecodeF32(const uint8_t* b, float* out) { *out = std::bit_cast<float>(LoadU32(b)); }

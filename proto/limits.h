@@ -17,6 +17,7 @@ inline constexpr int kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopBytes = 256;
 inline constexpr int kMaxStopTokenIds = 256;
 inline constexpr size_t kMaxTokenListEntries = 1024;  // logit_bias, allowed_token_ids, banned_token_ids
+inline constexpr uint32_t kMaxDraftTokens = 16;       // speculation.max_draft_tokens, --num-speculative-tokens
 inline constexpr size_t kMaxNameBytes = 128;          // request_id, cache.salt, adapter, model
 
 inline constexpr size_t kMaxApiKeyBytes = 256;

@@ -157,6 +157,10 @@ void CheckRest(const v1::GenerateRequest& request, Violations* out) {
   if (!v1::TruncatePrompt::Side_IsValid(truncate.side())) {
     out->Add("truncate_prompt.side", absl::StrCat("is ", static_cast<int>(truncate.side()), ", which names no side"));
   }
+  if (const uint32_t drafts = request.speculation().max_draft_tokens(); drafts > limits::kMaxDraftTokens) {
+    out->Add("speculation.max_draft_tokens",
+             absl::StrCat("is ", drafts, ", must be at most ", limits::kMaxDraftTokens));
+  }
   if (truncate.has_max_tokens() && truncate.max_tokens() == 0) {
     out->Add("truncate_prompt.max_tokens", "is 0, must be at least 1");
   }
@@ -165,7 +169,6 @@ void CheckRest(const v1::GenerateRequest& request, Violations* out) {
 // "" when everything asked for is built.
 absl::string_view FeatureNotBuilt(const v1::GenerateRequest& request) {
   if (!request.adapter().empty()) return "adapter";
-  if (request.speculation().max_draft_tokens() > 0) return "speculation";
   switch (request.constraint().kind_case()) {
     case v1::Constraint::kJsonSchema:
       return "constraint.json_schema";

@@ -30,7 +30,7 @@ void AddGenerate(CLI::App* app, int* code) {
   static GenerateOptions o;
   c->add_option("prompt", o.prompt, "the prompt; - or none: read it from stdin");
   c->add_option("--address", o.address, "a running server's gRPC address, host:port");
-  c->add_option("--model", o.model, "a GGUF file: starts a private server for this call");
+  c->add_option("--model", o.model, "a GGUF file or checkpoint folder: starts a private server for this call");
   c->add_option("--api-key", o.api_key, "the server's key; default: the environment's DUNLIN_API_KEY");
   c->add_flag("--chat", o.chat, "the prompt is a user message of a chat");
   c->add_option("--system", o.system, "the chat's system message")->needs("--chat");
@@ -47,7 +47,7 @@ void AddGenerate(CLI::App* app, int* code) {
 void AddInfo(CLI::App* app, int* code) {
   CLI::App* c = app->add_subcommand("info", "what is in a model file");
   static InfoOptions o;
-  c->add_option("file", o.file, "a GGUF file")->required();
+  c->add_option("file", o.file, "a GGUF file or checkpoint folder")->required();
   c->add_flag("--json", o.json, "one JSON object");
   c->callback([code] { *code = Info(o); });
 }
@@ -55,7 +55,7 @@ void AddInfo(CLI::App* app, int* code) {
 void AddTokenize(CLI::App* app, int* code) {
   CLI::App* c = app->add_subcommand("tokenize", "text on stdin to token ids, or back");
   static TokenizeOptions o;
-  c->add_option("--model", o.model, "a GGUF file; only its vocabulary is needed")->required();
+  c->add_option("--model", o.model, "a GGUF file (only its vocabulary is needed) or checkpoint folder")->required();
   c->add_flag_callback(
       "--no-bos", [] { o.add_special = false; }, "add no BOS or EOS");
   c->add_flag_callback(
@@ -68,7 +68,7 @@ void AddTokenize(CLI::App* app, int* code) {
 void AddTemplate(CLI::App* app, int* code) {
   CLI::App* c = app->add_subcommand("template", "renders a chat template; its variables as JSON on stdin");
   static TemplateOptions o;
-  c->add_option("--model", o.model, "take the template from this GGUF file");
+  c->add_option("--model", o.model, "take the template from this GGUF file or checkpoint folder");
   c->add_option("--file", o.file, "or from this file")->excludes("--model");
   c->add_option("--now", o.now, "the template's clock, 2024-07-26T12:00:00");
   c->callback([code] { *code = Template(o); });
@@ -99,7 +99,7 @@ void AddBench(CLI::App* app, int* code) {
   CLI::App* c = app->add_subcommand("bench", "engine-level speed, beside this machine's roofline of the same run");
   static EngineBenchOptions o;
   AddBenchLoad(c, code);
-  c->add_option("--model", o.model, "a GGUF file");
+  c->add_option("--model", o.model, "a GGUF file or checkpoint folder");
   c->add_option("--threads", o.threads, "0 = every core this process may use")->capture_default_str();
   c->add_option("--prefill", o.prefill, "prompt lengths, comma-separated; 0 = none")
       ->delimiter(',')

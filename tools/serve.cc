@@ -276,7 +276,7 @@ int Serve(const std::vector<std::string>& args) {
   if (const std::optional<int> code = MainConfig(args, "dunlin serve", kSummary, kServeFlags, &parsed)) return *code;
   if (Supervised()) FollowSupervisor();  // a private server of `dunlin generate`
   if (parsed.config.model().empty()) {
-    Say("--model is required: the GGUF file to serve");
+    Say("--model is required: the GGUF file or checkpoint folder to serve");
     return 2;
   }
   if (parsed.config.dry_run()) return DryRun(parsed.config);

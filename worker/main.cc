@@ -26,8 +26,6 @@ constexpr char kProgram[] = "dunlin-worker";
 constexpr char kSummary[] =
     "Serves one model on one device to gateways over gRPC (dunlin.worker.v1, token ids only). Usually started by "
     "'dunlin serve'.";
-// How often the supervising loop looks at the device when no signal wakes it.
-constexpr std::chrono::milliseconds kWatchInterval{200};
 
 void Say(const std::string& text) { std::fprintf(stderr, "%s: %s\n", kProgram, text.c_str()); }
 
@@ -60,7 +58,7 @@ int PrintPlan(const dunlin::v1::ServerConfig& config) {
 
 // Until a signal or the loss of the device. True: a signal.
 bool Serve(const WorkerProcess& worker) {
-  while (!dunlin::TerminationSignals::Wait(kWatchInterval)) {
+  while (!dunlin::TerminationSignals::Wait(std::chrono::hours(1))) {
     if (worker.Snapshot().lost_device) return false;
   }
   return true;
@@ -69,6 +67,7 @@ bool Serve(const WorkerProcess& worker) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  dunlin::MapLargeBlocks();
   dunlin::ParsedConfig parsed;
   const std::vector<std::string> args(argv + 1, argv + std::max(argc, 1));
   if (const std::optional<int> code = dunlin::MainConfig(args, kProgram, kSummary, dunlin::kWorkerFlags, &parsed)) {
@@ -86,7 +85,8 @@ int main(int argc, char** argv) {
     Say(std::string(status.message()));
     return 1;
   }
-  absl::StatusOr<std::unique_ptr<WorkerProcess>> worker = WorkerProcess::Start(config, {.progress = MakeProgress()});
+  absl::StatusOr<std::unique_ptr<WorkerProcess>> worker =
+      WorkerProcess::Start(config, {.progress = MakeProgress(), .device_lost = dunlin::TerminationSignals::Wake});
   if (!worker.ok()) {
     Say(std::string(worker.status().message()));
     return ExitCodeOf(worker.status());

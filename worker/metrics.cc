@@ -139,6 +139,10 @@ class Exporter final : public prometheus::Collectable {
                  Count(stats.preemptions))
         .Counter("dunlin_recompute_tokens_total", "Tokens computed again after a preemption.",
                  Count(stats.recomputed_tokens))
+        .Counter("dunlin_spec_decode_drafts_total", "Drafts that were verified, each in one step.", Count(stats.drafts))
+        .Counter("dunlin_spec_decode_draft_tokens_total", "Tokens of these drafts.", Count(stats.draft_tokens))
+        .Counter("dunlin_spec_decode_accepted_tokens_total", "Of them, those that were drawn.",
+                 Count(stats.accepted_draft_tokens))
         .Gauge("dunlin_vtc_spread_tokens", "Largest difference of service between two tenants that wait.",
                stats.vtc_spread_tokens)
         .Gauge("dunlin_step_time_predicted_seconds", "What the step-time model expected of the last step.",
@@ -258,6 +262,11 @@ class Exporter final : public prometheus::Collectable {
                  model)
         .Counter("vllm:generation_tokens_total", "Tokens sampled.", Count(s.generated_tokens), model)
         .Counter("vllm:prompt_tokens_total", "Prompt tokens processed.", Count(s.prompt_tokens), model)
+        .Counter("vllm:spec_decode_num_drafts_total", "As dunlin_spec_decode_drafts_total.", Count(s.drafts), model)
+        .Counter("vllm:spec_decode_num_draft_tokens_total", "As dunlin_spec_decode_draft_tokens_total.",
+                 Count(s.draft_tokens), model)
+        .Counter("vllm:spec_decode_num_accepted_tokens_total", "As dunlin_spec_decode_accepted_tokens_total.",
+                 Count(s.accepted_draft_tokens), model)
         .Distribution("vllm:time_to_first_token_seconds", "From a request's arrival to its first token.", ttft_seconds,
                       model)
         .Distribution("vllm:inter_token_latency_seconds", "Between two tokens of a sequence.", itl_seconds, model)

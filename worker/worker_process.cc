@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/process.h"
 #include "base/status_macros.h"
 #include "model/hugging_face/open_model.h"
 #include "model/model_config.h"
@@ -26,7 +27,8 @@ constexpr size_t kMaxCacheEvents = size_t{1} << 16;
 // Hears the engine for the metrics and the log of the cache.
 class Observers final : public EngineObserver {
  public:
-  Observers(WorkerMetrics* metrics, CacheEventLog* cache_events) : metrics_(metrics), cache_events_(cache_events) {}
+  Observers(WorkerMetrics* metrics, CacheEventLog* cache_events, std::function<void()> device_lost)
+      : metrics_(metrics), cache_events_(cache_events), device_lost_(std::move(device_lost)) {}
   void OnStep(int prefill_rows, int decode_rows, const StepResult& result, absl::Duration wall) override {
     metrics_->OnStep(prefill_rows, decode_rows, result, wall);
   }
@@ -37,10 +39,14 @@ class Observers final : public EngineObserver {
   void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) override {
     cache_events_->Append(added, removed);
   }
+  void OnDeviceLost() override {
+    if (device_lost_) device_lost_();
+  }
 
  private:
   WorkerMetrics* const metrics_;
   CacheEventLog* const cache_events_;
+  const std::function<void()> device_lost_;
 };
 
 v1::GetInfoResponse MakeInfo(const dunlin::v1::ServerConfig& config, const LoadedModel& loaded) {
@@ -89,9 +95,13 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
   ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
   // The vocabulary first: a file that cannot be served is refused before its weights are packed.
-  ASSIGN_OR_RETURN(const std::unique_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Create(file->gguf()));
   LoadedModel loaded;
-  loaded.end_of_generation = tokenizer->end_of_generation();
+  {
+    ASSIGN_OR_RETURN(const std::unique_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Create(file->gguf()));
+    loaded.end_of_generation = tokenizer->end_of_generation();
+  }
+  // What the runner sets aside without using it would else lie in the vocabulary's memory, which is resident.
+  ReturnFreedMemory();
   ASSIGN_OR_RETURN(loaded.runner, CreateCpuRunner(*file, options));
   loaded.model.set_name(ServedModelName(config));
   loaded.model.set_architecture(shape.architecture);
@@ -111,6 +121,7 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   // Listening comes first: a taken address is told before seconds of loading, and probes see NOT_SERVING meanwhile.
   ASSIGN_OR_RETURN(process->server_, WorkerServer::Start(config.listen(), config.worker_id()));
   ASSIGN_OR_RETURN(process->loaded_, options.load(config, options.progress));
+  ReturnFreedMemory();  // the file's tables are gone
   const RunnerInfo& runner = process->loaded_.runner->info();
   WorkerMetrics::Options metrics_options = MakeMetricsOptions(config, process->loaded_);
   if (!options.serve_metrics) metrics_options.bind_address.clear();
@@ -120,7 +131,8 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   engine_options.end_of_generation = process->loaded_.end_of_generation;
   process->cache_events_ =
       std::make_unique<CacheEventLog>(kMaxCacheEvents, static_cast<size_t>(std::max(runner.num_pages, 0)));
-  process->observer_ = std::make_unique<Observers>(process->metrics_.get(), process->cache_events_.get());
+  process->observer_ =
+      std::make_unique<Observers>(process->metrics_.get(), process->cache_events_.get(), options.device_lost);
   ASSIGN_OR_RETURN(process->engine_,
                    Engine::Create(engine_options, process->loaded_.runner.get(), clock, process->observer_.get()));
   Engine* const engine = process->engine_.get();

@@ -46,7 +46,8 @@ std::string ServedModelName(const dunlin::v1::ServerConfig& config);
 struct StartOptions {
   ProgressCallback progress = {};  // may be empty
   ModelLoader load = LoadModel;
-  bool serve_metrics = true;  // over HTTP; tests that do not look save the listener's slow end
+  std::function<void()> device_lost = {};  // called once, on the engine's thread, if that happens; may be empty
+  bool serve_metrics = true;               // over HTTP; tests that do not look save the listener's slow end
 };
 
 class WorkerProcess {

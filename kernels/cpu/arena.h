@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace dunlin::kernels::cpu {
@@ -22,6 +23,10 @@ class Arena {
   uint8_t* Allocate(size_t bytes);
   // Sum of what was asked for.
   size_t allocated_bytes() const { return allocated_bytes_; }
+  // What was handed out first, as far as it lies in one piece: at most a few hundred MB.
+  std::span<const uint8_t> first_piece() const {
+    return chunks_.empty() ? std::span<const uint8_t>() : std::span(chunks_.front().begin, chunks_.front().used);
+  }
 
  private:
   struct Chunk {

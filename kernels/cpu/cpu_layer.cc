@@ -10,7 +10,7 @@ Traffic CpuOps::Layer(const LayerArgs<Matrix>& args, const AttentionShape& shape
   AttentionInputCall input{args.input, shape, batch, kv, act.x, act.q};
   CheckAttentionInput(input);
   CHECK_EQ(args.w_gate->rows, args.w_up->rows);
-  const int split_segments = PlanAttention(shape, batch, kv);
+  attention_.Plan(shape, batch, kv.layout);
   const AttentionCall attention{shape, batch, kv, args.input.layer, act.q, act.attn};
   const int rows = batch.num_rows;
   const Matrix* const wo[1] = {args.wo};
@@ -24,7 +24,7 @@ Traffic CpuOps::Layer(const LayerArgs<Matrix>& args, const AttentionShape& shape
   pool_.Run([&](ThreadPool::Context& context) {
     RunAttentionInput(context, 0, &input);
     context.Barrier();
-    Attend(attention, split_segments, context, 4);
+    attention_.Run(attention, context, 4);
     products_.PrefetchShare(context, wo);
     context.Barrier();
     RunProjectAdd(context, 8, *args.wo, products_.Prepare(context, 7, wo, {act.attn}, rows), act.x);

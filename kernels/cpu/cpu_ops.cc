@@ -10,6 +10,8 @@
 namespace dunlin::kernels::cpu {
 namespace {
 
+constexpr int kFinishRows = 16;  // whose K and V are appended together
+
 size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 uint64_t FloatBytes(int64_t rows, int64_t cols) { return static_cast<uint64_t>(rows * cols) * sizeof(float); }
@@ -38,10 +40,9 @@ void CpuOps::Reserve(const OpLimits& limits) {
   scratch_.clear();
   scratch_.resize(Index(num_threads()));
   for (ThreadScratch& s : scratch_) {
-    s.gated.assign(kBlockRows, 0.0f);
     s.sampler.Reserve(limits.vocab);
   }
-  ReserveAttention();
+  attention_.Reserve(limits, *kernels_, num_threads());
 }
 
 Traffic CpuOps::Embed(const Matrix& table, const BatchView& batch, float scale, float* x) {
@@ -77,22 +78,35 @@ void CpuOps::FinishQueries(const AttentionInputCall& call, int row) const {
   }
 }
 
-int CpuOps::FinishKeyValue(const AttentionInputCall& call, int row, const SequenceSlice& sequence) {
+void CpuOps::FinishKeys(const AttentionInputCall& call, int row) {
   const int dim = call.shape.head_dim;
   const int width = call.args.wk->rows;
   float* k = k_.data() + Index(row) * Index(width);
-  float* v = v_.data() + Index(row) * Index(width);
   AddBias(call.args.k_bias, width, k);
-  AddBias(call.args.v_bias, width, v);
+  AddBias(call.args.v_bias, width, v_.data() + Index(row) * Index(width));
   for (int h = 0; h < call.shape.num_kv_heads; ++h) {
     float* head = k + h * dim;
     if (call.args.k_norm != nullptr) kernels_->rms_norm(head, call.args.k_norm, call.args.eps, dim, head);
     kernels_->rotate(*call.args.rope, call.batch.positions[row], head);
   }
-  const int token = sequence.context_tokens + row - sequence.first_row;
+}
+
+int CpuOps::AppendRows(const AttentionInputCall& call, int first, int count) {
+  TokenSlot tokens[kFinishRows];
   const PageLayout& layout = call.kv.layout;
-  uint8_t* page = call.kv.page(sequence.pages[token / layout.page_tokens]);
-  return kernels_->append_token(layout, page, call.args.layer, token % layout.page_tokens, k, v, call.args.rounding);
+  const std::span<const SequenceSlice> sequences = call.batch.sequences;
+  const size_t width = Index(call.args.wk->rows);
+  const auto ends_after = [](int row, const SequenceSlice& s) { return row < s.first_row + s.num_rows; };
+  auto s = std::upper_bound(sequences.begin(), sequences.end(), first, ends_after);
+  for (int i = 0; i < count; ++i) {
+    const int row = first + i;
+    FinishKeys(call, row);
+    while (!ends_after(row, *s)) ++s;
+    const int token = s->context_tokens + row - s->first_row;
+    tokens[i] = {call.kv.page(s->pages[token / layout.page_tokens]), token % layout.page_tokens,
+                 k_.data() + Index(row) * width, v_.data() + Index(row) * width};
+  }
+  return kernels_->append_tokens(layout, call.args.layer, tokens, count, call.args.rounding);
 }
 
 // Phases: 4.
@@ -111,25 +125,24 @@ void CpuOps::RunAttentionInput(ThreadPool::Context& context, int phase, Attentio
                        }
                      });
   context.Barrier();
-  // Two items a row, so that one row keeps two threads busy.
+  // Two items a group of rows, so that one keeps two threads busy. Few rows are spread one by one.
   int64_t saturated = 0;
-  const std::span<const SequenceSlice> sequences = call->batch.sequences;
-  context.ForShare(phase + 2, int64_t{2} * call->batch.num_rows, 2, [&](int64_t begin, int64_t end) {
-    size_t s = 0;
-    for (int64_t item = begin; item < end; ++item) {
-      const int row = static_cast<int>(item / 2);
-      if (item % 2 == 0) {
-        FinishQueries(*call, row);
-        continue;
-      }
-      while (sequences[s].first_row + sequences[s].num_rows <= row) ++s;
-      saturated += FinishKeyValue(*call, row, sequences[s]);
+  const int num_rows = call->batch.num_rows;
+  const int group = num_rows < kFinishRows / 2 ? 1 : kFinishRows;
+  const int num_groups = (num_rows + group - 1) / group;
+  context.ForShare(phase + 2, int64_t{2} * num_groups, 1, [&](int64_t item, int64_t) {
+    const int first = static_cast<int>(item / 2) * group;
+    const int count = std::min(group, num_rows - first);
+    if (item % 2 != 0) {
+      saturated += AppendRows(*call, first, count);
+      return;
     }
+    for (int row = first; row < first + count; ++row) FinishQueries(*call, row);
   });
   if (saturated > 0) call->saturated.fetch_add(saturated, std::memory_order_relaxed);
   if (!call->kv.layout.has_key_bounds()) return;
   context.Barrier();
-  WriteCompletedBounds(context, phase + 3, call->batch, call->kv, args.layer);
+  attention_.WriteCompletedBounds(context, phase + 3, call->batch, call->kv, args.layer);
 }
 
 Traffic CpuOps::AttentionInputTraffic(const AttentionInputCall& call) const {
@@ -149,6 +162,21 @@ Traffic CpuOps::AttentionInput(const AttentionInputArgs<Matrix>& args, const Att
   pool_.Run([&](ThreadPool::Context& context) { RunAttentionInput(context, 0, &call); });
   *saturated += call.saturated.load(std::memory_order_relaxed);
   return AttentionInputTraffic(call);
+}
+
+Traffic CpuOps::PagedAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv, int layer,
+                               const float* q, float* out) {
+  const AttentionCall call{shape, batch, kv, layer, q, out};
+  attention_.Plan(shape, batch, kv.layout);
+  pool_.Run([&](ThreadPool::Context& context) { attention_.Run(call, context, 0); });
+  return AttentionTraffic(call);
+}
+
+Traffic CpuOps::AttentionTraffic(const AttentionCall& call) const {
+  Traffic t;
+  t.kv_read_bytes = attention_.KvReadBytes(call);
+  t.activation_bytes = 2 * FloatBytes(call.batch.num_rows, call.shape.num_q_heads * call.shape.head_dim);
+  return t;
 }
 
 // Phases: 1.
@@ -183,17 +211,18 @@ void CpuOps::RunGatedFfn(ThreadPool::Context& context, int phase, const Matrix& 
                          FfnActivation activation, const Products::Inputs& inputs, float* floats,
                          const Products::Output* records) {
   const Matrix* const matrices[1] = {&w_gate};
-  std::vector<float>& gated = scratch_[Index(context.thread())].gated;
   products_.Multiply(
       context, phase, matrices, inputs, [&](size_t, int first, int count, int first_row, int rows, const float* gate) {
         // The same outputs of `up` on the same thread, so that no barrier lies between.
         const float* up = products_.MultiplyAlso(context, w_up, inputs, first, first_row, rows);
+        if (records != nullptr) {
+          kernels_->gate_to_blocks(activation, gate, up, rows, Products::OutputBlock(*records, first_row, first),
+                                   records->layout.bytes());
+          return;
+        }
         for (int r = 0; r < rows; ++r) {
-          float* out = records != nullptr ? gated.data() : floats + Index(first_row + r) * Index(w_up.rows) + first;
-          kernels_->gate(activation, gate + r * kBlockRows, up + r * kBlockRows, count, out);
-          if (records != nullptr) {
-            products_.WriteOutput(*records, first_row + r, first, {gated.data(), Index(count)});
-          }
+          kernels_->gate(activation, gate + r * kBlockRows, up + r * kBlockRows, count,
+                         floats + Index(first_row + r) * Index(w_up.rows) + first);
         }
       });
 }

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "kernels/cpu/arena.h"
+#include "kernels/cpu/attention.h"
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/isa/kernel_table.h"
 #include "kernels/cpu/packed_matrix.h"
@@ -41,6 +42,7 @@ class CpuOps {
   const KernelTable& kernels() const { return *kernels_; }
   // Of all matrices packed so far.
   uint64_t packed_bytes() const { return arena_.allocated_bytes(); }
+  const Arena& packed() const { return arena_; }
 
   Matrix Pack(DType type, int rows, int cols, std::span<const uint8_t> bytes);
   void Reserve(const OpLimits& limits);
@@ -61,34 +63,8 @@ class CpuOps {
   Traffic Sample(const float* logits, int vocab, std::span<const SampleParams> params, std::span<SampleResult> results);
 
  private:
-  // Query heads [first_head, first_head + num_heads) of a few rows of one sequence; all read one KV head.
-  struct AttentionItem {
-    int32_t sequence;
-    int32_t first_row;  // within the sequence
-    int32_t num_rows;
-    int32_t kv_head;
-    int32_t first_head;
-    int32_t num_heads;
-    // What the rows' selection makes the item read: tokens, and pages' bounds. With top_pages only.
-    int64_t tokens_read;
-    int64_t bounds_read;
-  };
-  // One op's attention, for the functions that share its arguments.
-  struct AttentionCall {
-    const AttentionShape& shape;
-    const BatchView& batch;
-    const PagedKvView& kv;
-    int layer;
-    const float* q;
-    float* out;
-  };
   // Scratch of one thread.
   struct ThreadScratch {
-    std::vector<float> gated;  // [kBlockRows]
-    std::vector<float> q, tile, scores, v_scales, max, sum, acc, run_max, run_sum, run_acc;
-    std::vector<float> page_scores;  // of page selection: [pages of a sequence]
-    std::vector<int32_t> page_ids;   // likewise
-    std::vector<uint32_t> selected;  // [rows of an item][segments_], SegmentArgs::selected
     RowSampler sampler;
   };
 
@@ -106,9 +82,11 @@ class CpuOps {
   void CheckAttentionInput(const AttentionInputCall& call) const;
   void RunAttentionInput(ThreadPool::Context& context, int phase, AttentionInputCall* call);
   Traffic AttentionInputTraffic(const AttentionInputCall& call) const;
-  // Bias, head norms and RoPE of one row; then its slot.
+  // Bias, head norms and RoPE of one row.
   void FinishQueries(const AttentionInputCall& call, int row) const;
-  int FinishKeyValue(const AttentionInputCall& call, int row, const SequenceSlice& sequence);
+  void FinishKeys(const AttentionInputCall& call, int row);
+  // K and V of rows [first, first + count), at most kFinishRows, to their slots. Returns saturated values.
+  int AppendRows(const AttentionInputCall& call, int first, int count);
   void RunProjectAdd(ThreadPool::Context& context, int phase, const Matrix& w, const Products::Inputs& inputs,
                      float* residual);
   static Traffic ProjectAddTraffic(const Matrix& w, int num_rows);
@@ -118,32 +96,7 @@ class CpuOps {
                    FfnActivation activation, const Products::Inputs& inputs, float* floats,
                    const Products::Output* records);
 
-  void ReserveAttention();
-  void BuildAttentionItems(const AttentionShape& shape, const BatchView& batch);
-  SegmentArgs PrepareItem(const AttentionCall& call, const AttentionItem& item, ThreadScratch* scratch) const;
-  void AttendItem(const AttentionCall& call, AttentionItem* item, ThreadScratch* scratch) const;
-  // Items of the step's attention, the same for every layer; returns how many segments a split step merges, 0 = none.
-  int PlanAttention(const AttentionShape& shape, const BatchView& batch, const PagedKvView& kv);
-  // Every thread's part of a planned step, in the phases [phase, phase + 3) of a job. No barrier at its end.
-  void Attend(const AttentionCall& call, int split_segments, ThreadPool::Context& context, int phase);
   Traffic AttentionTraffic(const AttentionCall& call) const;
-  void AttendSplit(const AttentionCall& call, int num_segments, ThreadPool::Context& context, int phase);
-  void MergeSplit(const AttentionCall& call, int item_index, int num_segments, ThreadScratch* scratch) const;
-  bool SplitItemSees(const AttentionCall& call, int item_index, int segment) const;
-  float* PartialAt(int item, int segment) const;
-  void WriteItem(const AttentionCall& call, const AttentionItem& item, const ThreadScratch& scratch) const;
-
-  void ReserveSelection();
-  // Key bounds of the pages that this step's rows complete; all rows are appended.
-  void WriteCompletedBounds(ThreadPool::Context& context, int phase, const BatchView& batch, const PagedKvView& kv,
-                            int layer);
-  // The pages that a row of the item sees and picks, to selected [segments_]. Returns how many bounds it looked at.
-  int SelectRowPages(const AttentionCall& call, const AttentionItem& item, int row, ThreadScratch* scratch,
-                     uint32_t* selected) const;
-  // The same for all rows: selected [num_rows][segments_].
-  void SelectItemPages(const AttentionCall& call, AttentionItem* item, ThreadScratch* scratch,
-                       uint32_t* selected) const;
-  uint64_t KvReadBytes(const AttentionCall& call) const;
 
   const KernelTable* kernels_;
   ThreadPool pool_;
@@ -151,10 +104,7 @@ class CpuOps {
   OpLimits limits_;
   Products products_;
   std::vector<float> k_, v_;  // [max_rows][num_kv_heads * head_dim]
-  std::vector<AttentionItem> items_;
-  std::unique_ptr<float[]> partials_;   // of split attention: [item][segment][max, sum, acc of each head]
-  int segments_ = 0;                    // of the longest sequence
-  std::vector<uint32_t> selected_;      // of split attention: [item][segments_]
+  cpu::PagedAttention attention_;
   std::vector<ThreadScratch> scratch_;  // per thread
 };
 

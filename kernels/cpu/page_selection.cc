@@ -3,7 +3,7 @@
 #include <bit>
 #include <limits>
 
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/attention.h"
 
 namespace dunlin::kernels::cpu {
 namespace {
@@ -12,23 +12,20 @@ size_t Index(int64_t i) { return static_cast<size_t>(i); }
 
 }  // namespace
 
-void CpuOps::ReserveSelection() {
-  const AttentionShape& a = limits_.attention;
-  selected_.clear();
-  if (a.top_pages == 0) return;
+void PagedAttention::ReserveSelection() {
+  if (limits_.attention.top_pages == 0) return;
   constexpr int kFewestPageTokens = 8;
   const size_t pages = Index(limits_.max_context / kFewestPageTokens + 1);
-  for (ThreadScratch& s : scratch_) {
+  for (Scratch& s : scratch_) {
     s.page_scores.assign(pages, 0.0f);
     s.page_ids.assign(pages, 0);
     s.selected.assign(kMaxItemVectors * Index(segments_), 0);
   }
-  selected_.assign(2 * Index(num_threads()) * Index(segments_), 0);
 }
 
-void CpuOps::WriteCompletedBounds(ThreadPool::Context& context, int phase, const BatchView& batch,
-                                  const PagedKvView& kv, int layer) {
-  float* scratch = scratch_[Index(context.thread())].tile.data();
+void PagedAttention::WriteCompletedBounds(ThreadPool::Context& context, int phase, const BatchView& batch,
+                                          const PagedKvView& kv, int layer) const {
+  float* scratch = scratch_[Index(context.thread())].tile;
   size_t s = 0;  // rows come in ascending order, and so do sequences
   while (true) {
     const int64_t r = context.Next(phase);
@@ -40,8 +37,8 @@ void CpuOps::WriteCompletedBounds(ThreadPool::Context& context, int phase, const
   }
 }
 
-int CpuOps::SelectRowPages(const AttentionCall& call, const AttentionItem& item, int row, ThreadScratch* scratch,
-                           uint32_t* selected) const {
+int PagedAttention::SelectRowPages(const AttentionCall& call, const Item& item, int row, Scratch* scratch,
+                                   uint32_t* selected) const {
   const SequenceSlice& sequence = call.batch.sequences[Index(item.sequence)];
   const AttentionPattern pattern = call.shape.pattern();
   const int page_tokens = call.kv.layout.page_tokens;
@@ -87,8 +84,8 @@ int CpuOps::SelectRowPages(const AttentionCall& call, const AttentionItem& item,
   return count;
 }
 
-void CpuOps::SelectItemPages(const AttentionCall& call, AttentionItem* item, ThreadScratch* scratch,
-                             uint32_t* selected) const {
+void PagedAttention::SelectItemPages(const AttentionCall& call, Item* item, Scratch* scratch,
+                                     uint32_t* selected) const {
   int scored = 0;
   for (int r = 0; r < item->num_rows; ++r) {
     scored = std::max(scored, SelectRowPages(call, *item, r, scratch, selected + Index(r) * Index(segments_)));
@@ -110,27 +107,28 @@ void CpuOps::SelectItemPages(const AttentionCall& call, AttentionItem* item, Thr
   item->bounds_read = scored;
 }
 
-uint64_t CpuOps::KvReadBytes(const AttentionCall& call) const {
+uint64_t PagedAttention::KvReadBytes(const AttentionCall& call) const {
   const PageLayout& layout = call.kv.layout;
   const AttentionPattern pattern = call.shape.pattern();
   const auto heads = static_cast<uint64_t>(layout.num_kv_heads);
   const uint64_t head_token_bytes = layout.TokenLayerBytes() / heads;
+  if (pattern.top_pages > 0) {
+    std::fill(read_.begin(), read_.end(), 0);
+    for (const Item& item : items_) {
+      read_[2 * Index(item.sequence)] += item.tokens_read;
+      read_[2 * Index(item.sequence) + 1] += item.bounds_read;
+    }
+  }
   uint64_t bytes = 0;
-  size_t next = 0;
   for (size_t i = 0; i < call.batch.sequences.size(); ++i) {
     const SequenceSlice& s = call.batch.sequences[i];
     if (s.num_rows == 0) continue;
     const SeenRuns seen = TokensSeen(pattern, s.context_tokens, s.context_tokens + s.num_rows - 1);
     uint64_t tokens = heads * static_cast<uint64_t>(seen.Count());
     if (pattern.top_pages > 0) {
-      uint64_t selected = 0, bounds = 0;
-      for (; next < items_.size() && Index(items_[next].sequence) == i; ++next) {
-        selected += static_cast<uint64_t>(items_[next].tokens_read);
-        bounds += static_cast<uint64_t>(items_[next].bounds_read);
-      }
-      tokens = std::min(tokens, selected);
+      tokens = std::min(tokens, static_cast<uint64_t>(read_[2 * i]));
       const auto pages = static_cast<uint64_t>(PagesOf(seen, layout.page_tokens).Count());
-      bytes += std::min(bounds, heads * pages) * layout.HeadBoundsBytes();
+      bytes += std::min(static_cast<uint64_t>(read_[2 * i + 1]), heads * pages) * layout.HeadBoundsBytes();
     }
     bytes += tokens * head_token_bytes;
   }

@@ -27,7 +27,7 @@ void Products::Reserve(int max_rows, int max_cols) {
   const size_t record_bytes = RecordBytes(max_cols);
   records_.Allocate(Index(max_rows) * record_bytes);
   output_records_.Allocate(Index(max_rows) * record_bytes);
-  float_rows_.assign(Index(max_rows) * Index(max_cols), 0.0f);
+  float_rows_.Allocate(Index(max_rows) * Index(max_cols) * sizeof(float));
   scratch_ = std::vector<Scratch>(Index(pool_->num_threads()));
   for (Scratch& s : scratch_) {
     s.row.assign(Index(max_cols), 0.0f);
@@ -55,8 +55,7 @@ void Products::PrepareRow(const RowSource& source, int row, const Inputs& inputs
     std::copy_n(x, inputs.cols, floats);
   }
   if (record != nullptr) {
-    const ActivationLayout layout{inputs.cols};
-    kernels_->quantize_row(x, layout, inputs.halves, 0, layout.groups(), record);
+    kernels_->quantize(x, ActivationLayout{inputs.cols}.blocks(), reinterpret_cast<ActivationBlock*>(record));
   }
 }
 
@@ -70,11 +69,10 @@ Products::Inputs Products::Prepare(ThreadPool::Context& context, int phase, Matr
   inputs.num_rows = num_rows;
   for (const CpuMatrix* m : matrices) {
     CHECK_EQ(m->cols, inputs.cols);
-    inputs.halves = inputs.halves || m->kind == PackedKind::kS8FloatMin16;
     if (IsQuantized(m->kind)) {
       inputs.records = (shared ? records_ : own.records).data();
     } else {
-      inputs.floats = (shared ? float_rows_ : own.float_rows).data();
+      inputs.floats = shared ? reinterpret_cast<const float*>(float_rows_.data()) : own.float_rows.data();
     }
   }
   CHECK_LE(inputs.cols, max_cols_);
@@ -104,7 +102,7 @@ Products::Inputs Products::Prepare(ThreadPool::Context& context, int phase, Matr
 Products::Output Products::MakeOutput(const CpuMatrix& next) {
   CHECK(IsQuantized(next.kind));
   CHECK_LE(next.cols, max_cols_);
-  return {ActivationLayout{next.cols}, next.kind == PackedKind::kS8FloatMin16, output_records_.data()};
+  return {ActivationLayout{next.cols}, output_records_.data()};
 }
 
 void Products::MultiplyBlock(ThreadPool::Context& context, const CpuMatrix& w, const Inputs& inputs, int block,

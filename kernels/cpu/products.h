@@ -45,6 +45,8 @@ class Products {
 
   // Activation rows that stay in the second-level cache while weights stream by.
   static constexpr int kRowsPerPass = 256;
+  // Of these, rows that one item of work covers: a thread with nothing left to do waits no longer than for one.
+  static constexpr int kRowsPerItem = 128;
   // Of these, rows that one product of a block covers: they and its outputs stay in the first-level cache.
   static constexpr int kRowsPerBlock = 64;
   // Up to so many rows every thread prepares all of them for itself: cheaper than a barrier.
@@ -54,7 +56,6 @@ class Products {
   struct Inputs {
     int cols = 0;
     int num_rows = 0;
-    bool halves = false;               // records with sums per 16 columns
     const uint8_t* records = nullptr;  // ActivationLayout{cols}; nullptr where no matrix is quantised
     const float* floats = nullptr;     // [num_rows, cols]; nullptr where every matrix is
   };
@@ -69,19 +70,17 @@ class Products {
   // Rows that a product hands to the next one as records, written block by block.
   struct Output {
     ActivationLayout layout;
-    bool halves = false;
     uint8_t* records = nullptr;
   };
   // For a product with `next`; records of one Output at a time. CHECK-fails unless `next` is quantised.
   Output MakeOutput(const CpuMatrix& next);
-  // values: [32 * n] of row r from column `first` (a multiple of 32) on.
-  void WriteOutput(const Output& output, int row, int first, std::span<const float> values) const {
-    kernels_->quantize_row(values.data(), output.layout, output.halves, static_cast<size_t>(first) / kTileColumns,
-                           values.size() / kTileColumns,
-                           output.records + static_cast<size_t>(row) * output.layout.bytes());
+  // The block of kTileColumns columns from `first_column` on of row `row`; the next row's is layout.bytes() further.
+  static ActivationBlock* OutputBlock(const Output& output, int row, int first_column) {
+    return reinterpret_cast<ActivationBlock*>(output.records + static_cast<size_t>(row) * output.layout.bytes()) +
+           first_column / kTileColumns;
   }
   static Inputs AsInputs(const Output& output, int num_rows) {
-    return {output.layout.cols, num_rows, output.halves, output.records, nullptr};
+    return {output.layout.cols, num_rows, output.records, nullptr};
   }
 
   // Multiplies all rows with all matrices; calls emit(matrix index, first output, outputs, first row, rows, block) for
@@ -120,24 +119,31 @@ class Products {
   ThreadPool* pool_;
   int max_rows_ = 0;
   int max_cols_ = 0;
-  AlignedBytes records_;           // [max_rows] of what Prepare shares
-  AlignedBytes output_records_;    // [max_rows] of Output
-  std::vector<float> float_rows_;  // [max_rows][max_cols] likewise
-  std::vector<Scratch> scratch_;   // per thread
+  AlignedBytes records_;          // [max_rows] of what Prepare shares
+  AlignedBytes output_records_;   // [max_rows] of Output
+  AlignedBytes float_rows_;       // [max_rows][max_cols] floats likewise
+  std::vector<Scratch> scratch_;  // per thread
 };
 
 template <typename Emit>
 void Products::Multiply(ThreadPool::Context& context, int phase, Matrices matrices, const Inputs& inputs, Emit emit) {
   float* out = scratch_[static_cast<size_t>(context.thread())].block[0].data();
   const int blocks = NumBlocks(matrices);
-  const int passes = (inputs.num_rows + kRowsPerPass - 1) / kRowsPerPass;
+  // Items: of a pass, block by block; of a block, kRowsPerItem rows at a time. Passes before the last are full.
+  constexpr int kItemsPerBlock = kRowsPerPass / kRowsPerItem;
+  const int full_passes = inputs.num_rows / kRowsPerPass;
+  const int last_items = (inputs.num_rows % kRowsPerPass + kRowsPerItem - 1) / kRowsPerItem;
+  const int64_t items = int64_t{blocks} * (full_passes * kItemsPerBlock + last_items);
   // Small enough to balance a busy machine.
   const int64_t chunk = std::clamp(blocks / (context.num_threads() * 16), 1, 16);
-  context.ForShare(phase, int64_t{blocks} * passes, chunk, [&](int64_t begin, int64_t end) {
+  context.ForShare(phase, items, chunk, [&](int64_t begin, int64_t end) {
     for (int64_t item = begin; item < end; ++item) {
-      const int first_row = static_cast<int>(item / blocks) * kRowsPerPass;
-      const int rows = std::min(kRowsPerPass, inputs.num_rows - first_row);
-      int block = static_cast<int>(item % blocks);
+      const int pass = std::min(static_cast<int>(item / (blocks * kItemsPerBlock)), full_passes);
+      const int in_pass = static_cast<int>(item - int64_t{pass} * blocks * kItemsPerBlock);
+      const int block_items = pass < full_passes ? kItemsPerBlock : last_items;
+      const int first_row = pass * kRowsPerPass + in_pass % block_items * kRowsPerItem;
+      const int rows = std::min(kRowsPerItem, inputs.num_rows - first_row);
+      int block = in_pass / block_items;
       size_t index = 0;
       for (; block >= NumBlocks(*matrices[index]); ++index) block -= NumBlocks(*matrices[index]);
       const CpuMatrix& w = *matrices[index];

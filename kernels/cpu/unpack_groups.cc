@@ -93,7 +93,9 @@ CodeGroup UnpackInt(const uint8_t* b, int bits) {
   CodeGroup g;
   const GroupBlock block(b, bits);
   const int less = bits == 8 ? 128 : 0;
-  SetCodes(&g, [&](int i) { return block.code(i) - less; });
+  uint8_t codes[kGroupBlock];
+  block.Codes(codes);
+  SetCodes(&g, [&](int i) { return codes[i] - less; });
   g.offset = static_cast<float>(less - block.zero());
   SetScale(&g, block.scale(), block.scale() * g.offset);
   return g;

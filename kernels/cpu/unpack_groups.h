@@ -1,8 +1,8 @@
 // Splits blocks into integer codes with one scale and one minimum per 16 columns, the form that packing needs;
-// value = scale * code + min, each operation rounding on its own, equals DequantizeRow. The kInt* types also have value =
-// scale * (code + offset) with a whole offset; for them nothing rounds either way.
-// Thread-safety: pure functions.  Errors: CHECK on a type without codes (F32, F16, BF16).  Source: the published block
-// layouts (kernels/quant_format*.cc is the reference the tests compare with).
+// value = scale * code + min, each operation rounding on its own, equals DequantizeRow. The kInt* types also have value
+// = scale * (code + offset) with a whole offset; for them nothing rounds either way. Thread-safety: pure functions.
+// Errors: CHECK on a type without codes (F32, F16, BF16).  Source: the published block layouts
+// (kernels/quant_format*.cc is the reference the tests compare with).
 #ifndef DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
 #define DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
 

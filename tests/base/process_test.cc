@@ -1,7 +1,9 @@
 #include "base/process.h"
 
+#include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -24,6 +26,16 @@ TEST(Process, AFileIsReplacedWholeOrNotAtAll) {
   const absl::Status failed = WriteFileAtomically("/nowhere/file", "x");
   EXPECT_EQ(failed.code(), absl::StatusCode::kInternal);
   EXPECT_THAT(std::string(failed.message()), ::testing::HasSubstr("/nowhere/file"));
+}
+
+TEST(Process, AWaitForSignalsCanBeEndedEarly) {
+  ASSERT_TRUE(TerminationSignals::Install(/*supervised=*/false).ok());
+  TerminationSignals::Wake();  // kept for the next Wait, which would last an hour
+  EXPECT_FALSE(TerminationSignals::Wait(std::chrono::hours(1)));
+  EXPECT_FALSE(TerminationSignals::Wait(std::chrono::milliseconds(0)));
+  TerminationSignals::Arm();
+  ASSERT_EQ(raise(SIGTERM), 0);
+  EXPECT_TRUE(TerminationSignals::Wait(std::chrono::hours(1)));
 }
 
 }  // namespace

@@ -44,6 +44,18 @@ TEST(RequestPlan, MaxTokensBeyondTheContextAreClipped) {
   EXPECT_EQ(plan.stopping.min_tokens(), 7u);
 }
 
+TEST(RequestPlan, SpeculationIsWhatTheClientAllows) {
+  v1::GenerateRequest request;
+  request.mutable_speculation()->set_max_draft_tokens(3);
+  worker::v1::GenerateRequest sent = ToWorkerRequest(MakePlan(request, {}, 7, {5, 6}, 100), absl::ZeroDuration());
+  EXPECT_TRUE(sent.has_max_draft_tokens());
+  EXPECT_EQ(sent.max_draft_tokens(), 3u);
+  request.mutable_speculation()->set_disable(true);
+  sent = ToWorkerRequest(MakePlan(request, {}, 7, {5, 6}, 100), absl::ZeroDuration());
+  EXPECT_TRUE(sent.has_max_draft_tokens());
+  EXPECT_EQ(sent.max_draft_tokens(), 0u);
+}
+
 TEST(RequestPlan, TheWorkersRequestCarriesEverythingItNeeds) {
   v1::GenerateRequest request;
   request.mutable_stopping()->set_max_time_ms(1500);
@@ -71,6 +83,7 @@ TEST(RequestPlan, TheWorkersRequestCarriesEverythingItNeeds) {
   EXPECT_EQ(sent.priority(), -1);
   EXPECT_EQ(sent.cache_mode(), v1::Cache::MODE_BYPASS);
   EXPECT_EQ(sent.num_choices(), 4u);
+  EXPECT_FALSE(sent.has_max_draft_tokens()) << "nothing was said about speculation";
   EXPECT_EQ(sent.max_tokens(), 98u);
   EXPECT_EQ(ToWorkerRequest(plan, absl::Hours(1)).max_time().nanos(), 1'000'000) << "late, but still a timely end";
 }

@@ -47,6 +47,8 @@ std::vector<BadCase> BadCases() {
   const auto add = [&](std::string field, std::function<void(v1::GenerateRequest*)> spoil) {
     cases.push_back({std::move(field), std::move(spoil)});
   };
+  add("speculation.max_draft_tokens",
+      [](auto* r) { r->mutable_speculation()->set_max_draft_tokens(limits::kMaxDraftTokens + 1); });
   add("sampling.top_k", [](auto* r) { r->mutable_sampling()->set_top_k(kVocab + 1); });
   add("sampling.n", [](auto* r) { r->mutable_sampling()->set_n(0); });
   add("sampling.n", [](auto* r) { r->mutable_sampling()->set_n(17); });
@@ -132,6 +134,7 @@ TEST(Validate, TheEdgesOfEveryRangeAreAllowed) {
   request.mutable_output()->set_logprobs(20);
   request.mutable_output()->set_prompt_logprobs(20);
   request.mutable_stopping()->set_max_tokens(0);  // allowed, because prompt_logprobs is asked
+  request.mutable_speculation()->set_max_draft_tokens(limits::kMaxDraftTokens);
   request.set_request_id(std::string(128, 'x'));
   EXPECT_OK(ValidateGenerateRequest(request, kVocab));
 }
@@ -146,7 +149,6 @@ TEST(Validate, FeaturesThatAreNotBuiltAreNamed) {
     return info.has_value() ? info->metadata.at("feature") : "";
   };
   EXPECT_EQ(feature([](auto* r) { r->set_adapter("a"); }), "adapter");
-  EXPECT_EQ(feature([](auto* r) { r->mutable_speculation()->set_max_draft_tokens(2); }), "speculation");
   EXPECT_EQ(feature([](auto* r) { r->mutable_constraint()->set_json_schema("{}"); }), "constraint.json_schema");
   EXPECT_EQ(feature([](auto* r) { r->mutable_constraint()->set_json_object(true); }), "constraint.json_object");
   EXPECT_EQ(feature([](auto* r) { r->mutable_constraint()->set_regex("a"); }), "constraint.regex");

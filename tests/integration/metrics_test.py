@@ -16,6 +16,7 @@ dunlin_kv_page_size_tokens dunlin_kv_evictions_total dunlin_kv_saturated_values_
 dunlin_prefix_cache_hits_total dunlin_kv_host_tier_pages dunlin_kv_host_tier_bytes_total dunlin_kv_host_tier_hits_total
 dunlin_kv_reserved_pages dunlin_kv_pinned_pages dunlin_kv_dedup_pages_total dunlin_kv_cow_copies_total
 dunlin_recompute_tokens_total dunlin_vtc_spread_tokens dunlin_step_time_predicted_seconds dunlin_invariant_failures_total
+dunlin_spec_decode_drafts_total dunlin_spec_decode_draft_tokens_total dunlin_spec_decode_accepted_tokens_total
 dunlin_kv_cache_info dunlin_memory_bytes_total dunlin_memory_bandwidth_bytes_per_second dunlin_memory_bandwidth_peak_bytes_per_second
 dunlin_memory_bandwidth_utilization_ratio dunlin_build_info dunlin_model_info vllm:num_requests_running vllm:num_requests_waiting
 vllm:kv_cache_usage_perc vllm:prefix_cache_queries_total vllm:prefix_cache_hits_total vllm:generation_tokens_total
@@ -47,6 +48,7 @@ class MetricsTest(unittest.TestCase):
         request = chat("What is gravity?")
         request.stopping.max_tokens = 20
         request.stopping.ignore_eos = True
+        request.speculation.disable = True  # one step for each token
         events = list(self.server.stub.Generate(request, timeout=60))
         prompt_tokens = events[0].accepted.prompt_tokens
         after, _ = self.server.metrics("worker0_metrics")
@@ -63,6 +65,26 @@ class MetricsTest(unittest.TestCase):
         self.assertEqual(sum(v for k, v in moved.items() if k.startswith("dunlin_generation_tokens_total")), 20)
         ok = [v for k, v in moved.items() if k.startswith("dunlin_requests_total") and 'code="OK"' in k]
         self.assertEqual(sum(ok), 1)
+
+    def test_speculation_changes_no_answer_and_is_counted_apart(self):
+        answers, drafted = [], []
+        for disable in (False, True):
+            before, _ = self.server.metrics("worker0_metrics")
+            request = chat("Repeat ten times: the harbour was quiet when the old boat came in.")
+            request.sampling.seed = 7
+            request.stopping.max_tokens = 80
+            request.output.timing = True
+            request.speculation.disable = disable
+            events = list(self.server.stub.Generate(request, timeout=60))
+            answers.append("".join(e.delta.text for e in events if e.HasField("delta")))
+            after, _ = self.server.metrics("worker0_metrics")
+            name = "dunlin_spec_decode_draft_tokens_total"
+            drafted.append(after[name] - before[name])
+            timing = events[-1].summary.timing
+            self.assertEqual(timing.draft_tokens, drafted[-1])
+            self.assertLessEqual(timing.accepted_draft_tokens, timing.draft_tokens)
+        self.assertEqual(answers[0], answers[1])
+        self.assertEqual(drafted[1], 0)
 
     def test_promtool_finds_nothing_to_say(self):
         promtool = shutil.which("promtool")

@@ -39,8 +39,9 @@ inline absl::StatusOr<std::unique_ptr<worker::ModelRunner>> CreateF32Runner(cons
   info.threads = options.threads > 0 ? options.threads : worker::UsableCores();
   auto ops = std::make_unique<F32Ops>(info.threads, kernels::cpu::SupportedIsas().back());
   info.isa = ops->isa_name();
-  return worker::CreateRunner(file, options, std::move(ops), std::move(info),
-                              [](const F32Ops& o) { return o.packed_bytes(); });
+  return worker::CreateRunner(
+      file, options, std::move(ops), std::move(info),
+      [](F32Ops* packed, worker::RunnerInfo* of) { of->weight_bytes = packed->packed_bytes(); });
 }
 
 // Drives a runner whose backend is Ops.

@@ -101,6 +101,25 @@ TEST(CliTest, AServerThatIsNotThereIsNamed) {
   EXPECT_THAT(generate.out, IsEmpty());
 }
 
+TEST(CliTest, ACheckpointFolderIsAModelToo) {
+  const std::string folder = GoldenPath("gptq_tiny");
+  EXPECT_THAT(Dunlin({"info", folder}).out, AllOf(HasSubstr("GPTQ 4-bit, groups of 128"), HasSubstr("runs on this")));
+  const json expected = json::parse(ReadFile(GoldenPath("gptq_tiny/expected.json")));
+  const CommandResult tokens =
+      Dunlin({"tokenize", "--json", "--model", folder}, expected.at("text").get<std::string>());
+  ASSERT_EQ(tokens.exit_code, 0) << tokens.err;
+  auto want = expected.at("prompt_ids").get<std::vector<int>>();
+  want.erase(want.begin());  // BOS, which this tokenizer does not add
+  EXPECT_EQ(json::parse(tokens.out).at("ids").get<std::vector<int>>(), want);
+  const CommandResult bench = Dunlin({"bench", "--model", folder, "--prefill", "16", "--decode", "4", "--depth", "0",
+                                      "--batch", "1", "--repeat", "1", "--threads", "1"});
+  EXPECT_EQ(bench.exit_code, 0) << bench.err;
+  EXPECT_THAT(bench.out, HasSubstr("GPTQ 4-bit"));
+  const CommandResult nothing = Dunlin({"info", GoldenPath("dequant")});
+  EXPECT_EQ(nothing.exit_code, 1);
+  EXPECT_THAT(nothing.err, HasSubstr("no config.json"));
+}
+
 class ModelCliTest : public ::testing::Test {
  protected:
   void SetUp() override {

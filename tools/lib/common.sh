@@ -10,7 +10,7 @@ die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 BUILD_PACKAGES=(g++ cmake ninja-build pkg-config git ca-certificates python3 python3-pip python3-venv
   libgrpc++-dev protobuf-compiler protobuf-compiler-grpc libprotobuf-dev libabsl-dev prometheus-cpp-dev libssl-dev
   libgtest-dev libgmock-dev nlohmann-json3-dev libpcre2-dev libcli11-dev ccache mold)
-TEST_PACKAGES=(clang libclang-rt-dev llvm curl prometheus)
+TEST_PACKAGES=(clang libclang-rt-dev llvm curl prometheus g++-aarch64-linux-gnu qemu-user)
 
 # install_packages NAME…: installs what is missing, asking sudo only when not root.
 install_packages() {

@@ -74,6 +74,7 @@ absl::Status CheckSequence(const NewSequence& sequence, int vocab_size, int max_
   RETURN_IF_ERROR(CheckIds("stop_token_ids", sequence.stop_tokens, vocab_size));
   RETURN_IF_ERROR(CheckRange("max_tokens", sequence.max_tokens, 0, INT32_MAX));
   RETURN_IF_ERROR(CheckRange("min_tokens", sequence.min_tokens, 0, sequence.max_tokens));
+  RETURN_IF_ERROR(CheckRange("max_draft_tokens", sequence.max_draft_tokens, 0, INT32_MAX));
   RETURN_IF_ERROR(CheckRange("logprobs", sequence.num_logprobs, -1, std::min(kMaxTopLogprobs, vocab_size)));
   RETURN_IF_ERROR(
       CheckRange("prompt_logprobs", sequence.num_prompt_logprobs, -1, std::min(kMaxTopLogprobs, vocab_size)));

@@ -25,9 +25,10 @@ struct Arrival {
 
 class Engine::Impl {
  public:
-  Impl(const EngineOptions& options, const Clock* clock, std::unique_ptr<EngineCore> core)
+  Impl(const EngineOptions& options, const Clock* clock, EngineObserver* observer, std::unique_ptr<EngineCore> core)
       : capacity_(options.inbox_capacity),
         clock_(clock),
+        observer_(observer),
         core_(std::move(core)),
         inbox_(static_cast<size_t>(options.inbox_capacity)),
         snapshot_(core_->stats()) {
@@ -119,7 +120,12 @@ class Engine::Impl {
 
   // Before and after each step: serves flushes and lets Snapshot see the state.
   void Publish(bool may_flush) {
-    if (core_->lost_device()) lost_device_.store(true, std::memory_order_release);
+    const bool lost_now = core_->lost_device() && !lost_device_.exchange(true, std::memory_order_acq_rel);
+    PublishState(may_flush);
+    if (lost_now && observer_ != nullptr) observer_->OnDeviceLost();
+  }
+
+  void PublishState(bool may_flush) ABSL_LOCKS_EXCLUDED(mu_) {
     const uint64_t left = core_->num_left_queue();
     MutexLock lock(&mu_);
     queued_.fetch_sub(static_cast<int>(left - left_queue_), std::memory_order_relaxed);
@@ -134,6 +140,7 @@ class Engine::Impl {
 
   const int capacity_;
   const Clock* const clock_;
+  EngineObserver* const observer_;          // may be nullptr
   const std::unique_ptr<EngineCore> core_;  // engine thread only, except Check
   BoundedQueue<Arrival> inbox_;
   std::atomic<int> queued_{0};
@@ -161,7 +168,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& opti
                                                        const Clock* clock, EngineObserver* observer) {
   absl::StatusOr<std::unique_ptr<EngineCore>> core = EngineCore::Create(options, runner, clock, observer);
   if (!core.ok()) return core.status();
-  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(options, clock, *std::move(core))));
+  return std::unique_ptr<Engine>(new Engine(std::make_unique<Impl>(options, clock, observer, *std::move(core))));
 }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -21,6 +21,7 @@
 #include "kernels/sampling.h"
 #include "worker/model_runner.h"
 #include "worker/sampling/sampling_spec.h"
+#include "worker/scheduler/draft_planner.h"
 #include "worker/service/token_stream.h"
 
 namespace dunlin::worker {
@@ -37,8 +38,9 @@ struct NewSequence {
   int32_t num_prompt_logprobs = -1;
   absl::Time deadline = absl::InfiniteFuture();        // gRPC deadline: ends with DEADLINE_EXCEEDED
   absl::Duration max_time = absl::InfiniteDuration();  // ends with kMaxTime and status OK
-  std::string tenant;    // whose share of the device it uses; "" is a tenant like any other
-  int32_t priority = 0;  // higher first, in the queue and when somebody must be preempted
+  std::string tenant;                    // whose share of the device it uses; "" is a tenant like any other
+  int32_t max_draft_tokens = INT32_MAX;  // guessed and verified in one step, at most; 0 = none
+  int32_t priority = 0;                  // higher first, in the queue and when somebody must be preempted
   std::string cache_namespace;
   bool cache_read = true;
   bool cache_write = true;
@@ -65,6 +67,8 @@ struct EngineOptions {
   int num_scheduler_steps = 1;  // decode steps per plan, at most
   // Prompts get so few rows beside decoding sequences that a step is predicted to take no longer; 0 = no target.
   absl::Duration inter_token_target = absl::ZeroDuration();
+  int num_speculative_tokens = 0;  // drafted per sequence and step, at most; 0 = none
+  Drafting drafting = Drafting::kWhenWorthIt;
   bool record_cache_events = false;  // for EngineObserver::OnCacheEvents
 };
 
@@ -77,6 +81,8 @@ struct EngineStats {
   uint64_t steps = 0;
   uint64_t plans = 0;  // steps that were planned; the others went on with the plan before
   uint64_t prompt_tokens = 0, generated_tokens = 0;
+  uint64_t drafts = 0, draft_tokens = 0;  // verified
+  uint64_t accepted_draft_tokens = 0;     // of them, those that were drawn
   uint64_t preemptions = 0;
   uint64_t recomputed_tokens = 0;  // computed again after a preemption
   int32_t reserved_pages = 0;      // promised to running sequences and not yet taken
@@ -107,6 +113,8 @@ class EngineObserver {
   virtual void OnCancelToFree(absl::Duration cancel_to_free) = 0;
   // Prefix hashes of pages that came into and left the cache since the last call; removed ones first.
   virtual void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) = 0;
+  // Once, when Snapshot says so already.
+  virtual void OnDeviceLost() {}
 };
 
 class Engine {

@@ -32,6 +32,10 @@ absl::Status CheckOptions(const EngineOptions& options, const RunnerInfo& info) 
     return absl::InvalidArgumentError(
         absl::StrCat("num_scheduler_steps: ", options.num_scheduler_steps, " is below 1"));
   }
+  if (options.num_speculative_tokens < 0 || options.num_speculative_tokens > kMaxDraftTokens) {
+    return absl::InvalidArgumentError(absl::StrCat("num_speculative_tokens: ", options.num_speculative_tokens,
+                                                   " is outside [0, ", kMaxDraftTokens, "]"));
+  }
   if (options.inter_token_target < absl::ZeroDuration()) {
     return absl::InvalidArgumentError(
         absl::StrCat("inter_token_target: ", absl::FormatDuration(options.inter_token_target), " is below 0"));
@@ -72,6 +76,7 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
       pages_(options, max_model_len, runner, clock),
       planner_(LimitsOf(options, runner->info())),
       builder_(planner_.limits().max_rows, options.max_num_seqs, runner->info().page_tokens),
+      drafter_(options_, planner_.limits().max_rows),
       waiting_(&tenants_),
       last_look_(clock->Now()),
       victims_(options.max_num_seqs, runner->info().num_pages) {
@@ -81,6 +86,7 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
   plan_.reserve(sequences);
   rows_.reserve(sequences);
   planned_.reserve(sequences);
+  decoders_.reserve(sequences);
 }
 
 EngineCore::~EngineCore() {
@@ -124,6 +130,7 @@ bool EngineCore::Prepare() {
     PlanRows();
     ClaimRows();
     ReserveRows();
+    DraftRows();
     if (BuildBatch()) return true;
   }
   decode_rate_.Stop();

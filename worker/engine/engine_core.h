@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "absl/time/time.h"
 #include "base/clock.h"
 #include "worker/engine/decode_rate.h"
+#include "worker/engine/drafter.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/sequence.h"
 #include "worker/engine/sequence_pages.h"
@@ -78,8 +80,8 @@ class EngineCore {
   struct Planned {
     Sequence* sequence;
     int32_t num_rows;
-    int32_t num_judged;  // outputs that judge prompt tokens; they come before the drawn one
-    bool draws;
+    int32_t num_judged;  // outputs that judge prompt tokens; they come before the drawn ones
+    int32_t num_draws;   // 1, more with a draft, 0 while a prompt is not done
   };
   using Ended = std::pair<std::shared_ptr<TokenStream>, SequenceEnd>;
 
@@ -100,13 +102,18 @@ class EngineCore {
   void UnblockRows();
   void Preempt(size_t index);
   bool BuildBatch();
+  void ClearBatch();
   void AddToBatch(Sequence* sequence, int32_t num_rows);
   bool GoOnDecoding();
   bool DecodeAgain();
+  // engine_core_draft.cc: speculation.
+  void DraftRows();
+  void AbsorbDraft(Sequence* sequence, std::span<const kernels::SampleResult> outputs, absl::Time now);
   // engine_core_absorb.cc: what a step brought.
   bool RunStep();
   void Absorb(absl::Time now);
   void AbsorbSequence(const Planned& planned, size_t first_output, absl::Time now);
+  bool AdvanceRows(Sequence* sequence, int32_t num_rows);
   bool CountRows(Sequence* sequence, int32_t num_rows);
   void AppendToken(Sequence* sequence, const kernels::SampleResult& output, absl::Time now);
   void DropFinished();
@@ -128,6 +135,7 @@ class EngineCore {
   StepTimeModel step_time_;
   RowPlanner planner_;
   StepBatchBuilder builder_;
+  Drafter drafter_;
 
   WaitingSequences waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission; nullptr only within a plan
@@ -148,7 +156,9 @@ class EngineCore {
   std::vector<int32_t> plan_;      // rows by the planner,
   std::vector<int32_t> rows_;      // and what came of them
   std::vector<Planned> planned_;
-  int64_t step_context_ = 0;  // as StepTimeModel
+  std::vector<Sequence*> decoders_;  // of a step that only decodes
+  bool has_drafts_ = false;          // the batch has
+  int64_t step_context_ = 0;         // as StepTimeModel
   StepResult result_;
   kv::CacheEvents events_;
 };

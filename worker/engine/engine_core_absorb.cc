@@ -27,12 +27,14 @@ bool EngineCore::RunStep() {
   ++stats_.steps;
   stats_.kv_saturated_values += static_cast<uint64_t>(result_.kv_saturated_values);
   const int decode_rows = batch.num_rows() - batch.num_prefill_rows;
-  decode_rate_.Add(decode_rows, now);
   step_time_.Observe(batch.num_rows(), step_context_, now - begin);
   if (batch.num_prefill_rows >= decode_rows) pages_.restore_policy().OnPrefill(batch.num_rows(), now - begin);
   predictor_.OnStep();
   if (observer_ != nullptr) observer_->OnStep(batch.num_prefill_rows, decode_rows, result_, now - begin);
+  const uint64_t void_before = stats_.draft_tokens - stats_.accepted_draft_tokens;
   Absorb(now);
+  const uint64_t void_rows = stats_.draft_tokens - stats_.accepted_draft_tokens - void_before;
+  decode_rate_.Add(decode_rows - static_cast<int>(void_rows), now);
   ReportCacheEvents();
   return true;
 }
@@ -45,7 +47,7 @@ void EngineCore::Absorb(absl::Time now) {
   for (const Planned& p : planned_) {
     p.sequence->bytes_read += bytes_per_row * p.num_rows;
     AbsorbSequence(p, output, now);
-    output += static_cast<size_t>(p.num_judged) + (p.draws ? 1 : 0);
+    output += static_cast<size_t>(p.num_judged + p.num_draws);
   }
   CHECK_EQ(output, result_.outputs.size());
   pages_.EndStep();
@@ -54,20 +56,33 @@ void EngineCore::Absorb(absl::Time now) {
 
 void EngineCore::AbsorbSequence(const Planned& p, size_t first_output, absl::Time now) {
   Sequence* const s = p.sequence;
-  const int page_tokens = pages_.page_tokens();
-  const bool fills_page = s->num_computed / page_tokens != (s->num_computed + p.num_rows) / page_tokens;
-  const bool is_news = CountRows(s, p.num_rows);
-  s->num_computed += p.num_rows;
-  if (s->request.cache_write && fills_page) pages_.Publish(s);
+  const auto drafted = static_cast<int32_t>(s->draft.size());
+  const bool is_news = AdvanceRows(s, p.num_rows - drafted);
   for (int32_t i = 0; i < p.num_judged; ++i) {
     s->stream->PushPromptLogprob(LogprobOf(result_.outputs[first_output + static_cast<size_t>(i)]));
   }
   s->num_judged += p.num_judged;
-  if (p.draws) {
-    AppendToken(s, result_.outputs[first_output + static_cast<size_t>(p.num_judged)], now);
-  } else if (is_news) {
-    s->stream->PushProgress(static_cast<uint32_t>(s->num_computed));
+  if (p.num_draws == 0) {
+    if (is_news) s->stream->PushProgress(static_cast<uint32_t>(s->num_computed));
+    return;
   }
+  s->draft_tokens += drafted;
+  stats_.draft_tokens += static_cast<uint64_t>(drafted);
+  stats_.drafts += drafted > 0 ? 1 : 0;
+  const auto outputs = std::span<const kernels::SampleResult>(result_.outputs)
+                           .subspan(first_output + static_cast<size_t>(p.num_judged), static_cast<size_t>(p.num_draws));
+  AppendToken(s, outputs[0], now);
+  if (drafted > 0) AbsorbDraft(s, outputs, now);
+}
+
+// The sequence's next `num_rows` tokens are in its pages. True when some of them never were before.
+bool EngineCore::AdvanceRows(Sequence* s, int32_t num_rows) {
+  const int page_tokens = pages_.page_tokens();
+  const bool fills_page = s->num_computed / page_tokens != (s->num_computed + num_rows) / page_tokens;
+  const bool is_news = CountRows(s, num_rows);
+  s->num_computed += num_rows;
+  if (s->request.cache_write && fills_page) pages_.Publish(s);
+  return is_news;
 }
 
 // Tells rows computed for the first time from those that a preemption made necessary again. True when there are any of
@@ -87,6 +102,7 @@ void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, a
   const bool may_end = !s->sampler->below_min_tokens();
   s->tokens.push_back(token);
   s->sampler->Append(token);
+  if (s->lookup.has_value()) s->lookup->Append(s->tokens);
   tenants_.ChargeOutput(s->tenant, 1);
   ++stats_.generated_tokens;
   if (s->num_generated() == 1) {
@@ -105,8 +121,7 @@ void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, a
   }
   if (may_end && EndsGeneration(*s, token, options_)) {
     End(s, {FinishCause::kEos, absl::OkStatus()});
-  } else if (may_end && std::find(s->request.stop_tokens.begin(), s->request.stop_tokens.end(), token) !=
-                            s->request.stop_tokens.end()) {
+  } else if (may_end && IsStopToken(*s, token)) {
     End(s, {FinishCause::kStopToken, absl::OkStatus()}, token);
   } else if (s->num_tokens() == s->limit_tokens) {
     End(s, {s->at_limit, absl::OkStatus()});

@@ -93,6 +93,7 @@ void EngineCore::Start(Sequence* s, absl::Time now) {
   if (!r.ignore_eos) ending.insert(ending.end(), options_.end_of_generation.begin(), options_.end_of_generation.end());
   s->sampler.emplace(r.sampling, s->tokens, s->limit_tokens - s->prompt_tokens, r.min_tokens, ending, r.num_logprobs);
   s->tokens.reserve(static_cast<size_t>(s->limit_tokens));
+  drafter_.Begin(s);
   s->cached_prompt_tokens = s->num_computed;
   tenants_.ChargeInput(s->tenant, s->prompt_tokens - s->num_computed, s->num_computed);
   const bool asked = options_.enable_prefix_caching && s->may_share();

@@ -28,6 +28,8 @@ SequenceTiming TimingOf(const Sequence& s, absl::Time now) {
   }
   t.preemptions = static_cast<uint32_t>(s.preemptions);
   t.kv_pages_peak = static_cast<uint32_t>(s.pages_peak);
+  t.draft_tokens = static_cast<uint32_t>(s.draft_tokens);
+  t.accepted_draft_tokens = static_cast<uint32_t>(s.accepted_draft_tokens);
   t.bytes_read = static_cast<uint64_t>(s.bytes_read);
   return t;
 }

@@ -119,9 +119,7 @@ void EngineCore::Preempt(size_t i) {
 }
 
 bool EngineCore::BuildBatch() {
-  builder_.Clear();
-  planned_.clear();
-  step_context_ = 0;
+  ClearBatch();
   decodes_only_ = true;
   if (absl::Status status = pages_.RunMoves(); !status.ok()) {
     std::erase(running_, nullptr);
@@ -141,13 +139,22 @@ bool EngineCore::BuildBatch() {
   return !planned_.empty();
 }
 
+void EngineCore::ClearBatch() {
+  builder_.Clear();
+  planned_.clear();
+  step_context_ = 0;
+}
+
 void EngineCore::AddToBatch(Sequence* s, int32_t num_rows) {
   const int32_t end = s->num_computed + num_rows;
-  step_context_ += int64_t{num_rows} * s->num_computed + int64_t{num_rows} * num_rows / 2;
+  const auto drafted = static_cast<int32_t>(s->draft.size());
+  const int64_t all_rows = num_rows + drafted;
+  step_context_ += all_rows * s->num_computed + all_rows * all_rows / 2;
   builder_.AddSequence(
       std::span(s->tokens).subspan(static_cast<size_t>(s->num_computed), static_cast<size_t>(num_rows)),
       s->num_computed, pages_.TableOf(*s), !s->decoding());
-  Planned planned{s, num_rows, 0, false};
+  if (drafted > 0) builder_.AddDraft(s->draft, pages_.TableOf(*s));
+  Planned planned{s, num_rows + drafted, 0, 0};
   if (s->judges_prompt) {
     for (int32_t p = std::max(s->num_computed, s->num_judged); p < end && p + 1 < s->prompt_tokens; ++p) {
       builder_.AddOutput(p - s->num_computed,
@@ -156,8 +163,8 @@ void EngineCore::AddToBatch(Sequence* s, int32_t num_rows) {
     }
   }
   if (s->generates && end == s->num_tokens()) {
-    builder_.AddOutput(num_rows - 1, s->sampler->Next(end));
-    planned.draws = true;
+    for (int32_t i = 0; i <= drafted; ++i) builder_.AddOutput(num_rows - 1 + i, s->sampler->Next(end + i, i));
+    planned.num_draws = 1 + drafted;
   }
   planned_.push_back(planned);
 }
@@ -183,9 +190,17 @@ bool EngineCore::DecodeAgain() {
     pages_.EndStep();
     return false;
   }
+  decoders_.clear();
+  for (const Planned& p : planned_) decoders_.push_back(p.sequence);
+  const bool had_drafts = std::exchange(has_drafts_, drafter_.Add(decoders_, stats_.steps, step_time_, &pages_));
   if (absl::Status status = pages_.RunMoves(); !status.ok()) {
     LoseDevice(status);
     return false;
+  }
+  if (had_drafts || has_drafts_) {
+    ClearBatch();
+    for (Sequence* s : decoders_) AddToBatch(s, 1);
+    return true;
   }
   for (size_t i = 0; i < planned_.size(); ++i) {
     const Sequence& s = *planned_[i].sequence;

@@ -13,6 +13,7 @@
 #include "kvstore/kv_types.h"
 #include "worker/engine/engine.h"
 #include "worker/engine/latency_histogram.h"
+#include "worker/engine/prompt_lookup.h"
 #include "worker/sampling/sequence_sampler.h"
 #include "worker/scheduler/row_planner.h"
 #include "worker/scheduler/tenant_counters.h"
@@ -42,6 +43,12 @@ struct Sequence {
   int32_t num_judged = 0;         // prompt tokens handed out with their logprobs
   uint64_t admitted_step = 0;     // when it joined last
   uint64_t last_advanced = 0;     // step that last gave it rows, or in which it could not have any
+
+  // Speculation. The draft is that of the step under way; between steps there is none.
+  int32_t max_draft = 0;               // tokens; 0 = nothing is looked up
+  std::vector<int32_t> draft;          // follows tokens
+  std::optional<PromptLookup> lookup;  // of tokens; from the first admission on
+  int32_t draft_tokens = 0, accepted_draft_tokens = 0;
 
   std::optional<SequenceSampler> sampler;  // from the first admission on; a preemption does not change it
   NewSequence request;                     // its prompt is in tokens

@@ -122,6 +122,11 @@ kv::ReserveOutcome SequencePages::Grow(Sequence* s, int32_t num_rows) {
   return outcome;
 }
 
+void SequencePages::DropDraft(Sequence* s) {
+  kv_->Truncate(*s->kv, s->num_computed);
+  Account(s);
+}
+
 absl::Status SequencePages::RunMoves() {
   moves_.clear();
   failed_pages_.clear();
@@ -171,6 +176,9 @@ std::string SequencePages::CheckInvariants(std::span<const std::unique_ptr<Seque
     outstanding += s->outstanding_pages;
     if (s->num_computed > table * page_tokens_) {
       return absl::StrCat("pages: ", s->num_computed, " tokens computed on ", table, " pages");
+    }
+    if (table > PagesFor(s->num_computed + 1) || !s->draft.empty()) {
+      return absl::StrCat("draft: ", table, " pages held for ", s->num_computed, " computed tokens and the next");
     }
   }
   if (outstanding != reserved_) return absl::StrCat("promise: ", outstanding, " outstanding, counted ", reserved_);

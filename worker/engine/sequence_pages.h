@@ -47,6 +47,8 @@ class SequencePages {
   int32_t PagesBeyond(const Sequence& s, int32_t num_rows) const;
   // The largest number of rows that Grow would grant.
   int32_t AffordableRows(const Sequence& s) const;
+  // Gives up what only rows beyond its computed tokens needed.
+  void DropDraft(Sequence* s);
   // Has the runner move what has to be moved before the step.
   absl::Status RunMoves();
   void Publish(Sequence* s);

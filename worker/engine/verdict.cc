@@ -36,4 +36,9 @@ bool EndsGeneration(const Sequence& s, int32_t token, const EngineOptions& optio
   return !s.request.ignore_eos && std::binary_search(ending.begin(), ending.end(), token);
 }
 
+bool IsStopToken(const Sequence& s, int32_t token) {
+  const std::vector<int32_t>& stops = s.request.stop_tokens;
+  return std::find(stops.begin(), stops.end(), token) != stops.end();
+}
+
 }  // namespace dunlin::worker

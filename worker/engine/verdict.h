@@ -22,6 +22,9 @@ std::optional<Verdict> Judge(Sequence* sequence, absl::Time now, const EngineOpt
 // The token is one of those that the model ends with, and the sequence heeds them.
 bool EndsGeneration(const Sequence& sequence, int32_t token, const EngineOptions& options);
 
+// The token is one of those that its client named.
+bool IsStopToken(const Sequence& sequence, int32_t token);
+
 }  // namespace dunlin::worker
 
 #endif  // DUNLIN_WORKER_ENGINE_VERDICT_H_

@@ -10,12 +10,6 @@
 #include "worker/runners/create_runner.h"
 
 namespace dunlin::worker {
-namespace {
-
-// Large against every cache, small enough to read in a few milliseconds.
-constexpr size_t kBandwidthProbeBytes = size_t{256} << 20;
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::ModelFile& file,
                                                              const RunnerOptions& options) {
@@ -27,12 +21,14 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const model::ModelF
   info.threads = options.threads > 0 ? options.threads : UsableCores();
   auto ops = std::make_unique<kernels::cpu::CpuOps>(info.threads, *isa);
   info.isa = ops->isa_name();
-  if (options.measure_bandwidth) {
-    info.peak_bandwidth_bytes_per_second =
-        kernels::cpu::MeasureReadBandwidth(ops->kernels(), &ops->pool(), kBandwidthProbeBytes);
-  }
   return CreateRunner(file, options, std::move(ops), std::move(info),
-                      [](const kernels::cpu::CpuOps& o) { return o.packed_bytes(); });
+                      [measure = options.measure_bandwidth](kernels::cpu::CpuOps* packed, RunnerInfo* of) {
+                        of->weight_bytes = packed->packed_bytes();
+                        if (!measure) return;
+                        // Over the weights themselves: an arena for this alone would be the peak of the memory.
+                        of->peak_bandwidth_bytes_per_second = kernels::cpu::MeasureReadBandwidth(
+                            packed->kernels(), &packed->pool(), packed->packed().first_piece());
+                      });
 }
 
 }  // namespace dunlin::worker

@@ -1,8 +1,8 @@
 // The CPU backend as a ModelRunner, and the same network on the plain reference ops.
 // Thread-safety, ownership, errors: as ModelRunner.  Errors of Create: those of the model file; kResourceExhausted when
 // the KV pool does not fit (saying what would); kInvalidArgument for an impossible option, naming it. Cost of Create:
-// one pass over the file; about 0.3 s for measuring the memory's bandwidth (CPU ops only); the first time a model is
-// opened with a rounding that needs it, a calibration (kv_rounding/calibrate.h).
+// one pass over the file; about 0.05 s for measuring the bandwidth of the weights' memory (CPU ops only); the first
+// time a model is opened with a rounding that needs it, a calibration (kv_rounding/calibrate.h).
 #ifndef DUNLIN_WORKER_RUNNERS_CPU_RUNNER_H_
 #define DUNLIN_WORKER_RUNNERS_CPU_RUNNER_H_
 

@@ -36,11 +36,11 @@ absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels
 absl::StatusOr<std::unique_ptr<SwapArena>> CreateSwap(const RunnerOptions& options, const kernels::PageLayout& layout,
                                                       RunnerInfo* info);
 
-// `info` brings device, isa, threads and bandwidth; packed_bytes(ops) tells the size of the packed weights.
-template <typename Ops, typename PackedBytes>
+// `info` brings device, isa and threads; describe_weights(ops, &info) adds what is known once the weights are packed.
+template <typename Ops, typename DescribeWeights>
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::ModelFile& file, RunnerOptions options,
                                                           std::unique_ptr<Ops> ops, RunnerInfo info,
-                                                          PackedBytes packed_bytes) {
+                                                          DescribeWeights describe_weights) {
   ASSIGN_OR_RETURN(const model::ModelConfig config, model::ParseModelConfig(file.gguf()));
   RETURN_IF_ERROR(ResolveOptions(config, &options));
   const kernels::PageLayout layout = LayoutOf(config, options);
@@ -50,7 +50,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const model::ModelFile
   typename TransformerRunner<Ops>::Parts parts;
   parts.ops = std::move(ops);
   ASSIGN_OR_RETURN(parts.weights, WeightLoader<Ops>(parts.ops.get(), &file, options.progress).Load(config));
-  info.weight_bytes = packed_bytes(*parts.ops);
+  describe_weights(parts.ops.get(), &info);
   if (options.kv_rounding != KvRoundingMode::kNearest) {
     parts.kv_rounding = PrepareKvRounding(file, config, {options.kv_rounding, options.k_format, options.v_format},
                                           options.say, parts.ops.get(), parts.weights);

@@ -11,7 +11,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::
   info.threads = options.threads > 0 ? options.threads : UsableCores();
   auto ops = std::make_unique<kernels::ReferenceOps>(info.threads);
   return CreateRunner(file, options, std::move(ops), std::move(info),
-                      [&file](const kernels::ReferenceOps&) { return uint64_t{file.file_bytes()}; });
+                      [&file](kernels::ReferenceOps*, RunnerInfo* of) { of->weight_bytes = file.file_bytes(); });
 }
 
 }  // namespace dunlin::worker

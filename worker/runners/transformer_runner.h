@@ -47,12 +47,12 @@ class TransformerRunner final : public ModelRunner {
     const auto width = [rows](int n) { return rows * static_cast<size_t>(n); };
     const Network& net = p_.network;
     const int q_width = net.attention.num_q_heads * net.attention.head_dim;
-    x_.resize(width(net.hidden));
-    q_.resize(width(q_width));
-    attn_.resize(width(q_width));
-    ffn_.resize(width(net.ffn));
+    x_ = Untouched(width(net.hidden));
+    q_ = Untouched(width(q_width));
+    attn_ = Untouched(width(q_width));
+    ffn_ = Untouched(width(net.ffn));
     const int outputs = std::min(kOutputChunk, p_.info.max_rows);
-    logits_.resize(static_cast<size_t>(outputs) * static_cast<size_t>(net.vocab));
+    logits_ = Untouched(static_cast<size_t>(outputs) * static_cast<size_t>(net.vocab));
     kernels::OpLimits limits;
     limits.max_rows = p_.info.max_rows;
     limits.max_outputs = outputs;
@@ -72,15 +72,15 @@ class TransformerRunner final : public ModelRunner {
     result->kv_saturated_values = 0;
     const kernels::BatchView view = batch.view();
     result->traffic = ForwardStep(*p_.ops, p_.network, p_.weights, view, p_.arena.view(),
-                                  {x_.data(), q_.data(), attn_.data(), ffn_.data()}, &result->kv_saturated_values);
+                                  {x_.get(), q_.get(), attn_.get(), ffn_.get()}, &result->kv_saturated_values);
     const std::span<const int32_t> rows(batch.output_rows);
     const std::span<const kernels::SampleParams> params(batch.sample_params);
     result->outputs.resize(rows.size());
     for (size_t at = 0; at < rows.size(); at += kOutputChunk) {
       const size_t n = std::min<size_t>(kOutputChunk, rows.size() - at);
       result->traffic += p_.ops->Logits(p_.weights.head(), p_.weights.output_norm.data(), p_.network.eps,
-                                        rows.subspan(at, n), x_.data(), logits_.data());
-      result->traffic += p_.ops->Sample(logits_.data(), p_.network.vocab, params.subspan(at, n),
+                                        rows.subspan(at, n), x_.get(), logits_.get());
+      result->traffic += p_.ops->Sample(logits_.get(), p_.network.vocab, params.subspan(at, n),
                                         std::span(result->outputs).subspan(at, n));
     }
     result->device_time = Clock::Real()->Now() - begin;
@@ -94,10 +94,20 @@ class TransformerRunner final : public ModelRunner {
 
   // For tests: the logits of the last chunk of the last step, [outputs in it, vocab]; and the residual stream [rows,
   // hidden].
-  std::span<const float> TEST_logits() const { return logits_; }
-  std::span<const float> TEST_residual() const { return x_; }
+  std::span<const float> TEST_logits() const {
+    const auto rows = static_cast<size_t>(std::min(kOutputChunk, p_.info.max_rows));
+    return {logits_.get(), rows * static_cast<size_t>(p_.network.vocab)};
+  }
+  std::span<const float> TEST_residual() const {
+    return {x_.get(), static_cast<size_t>(p_.info.max_rows) * static_cast<size_t>(p_.network.hidden)};
+  }
 
  private:
+  // Not zeroed: rows that no step has had stay memory that the system has not given yet. Every op writes a row before
+  // another reads it.
+  using Scratch = std::unique_ptr<float[]>;
+  static Scratch Untouched(size_t values) { return std::make_unique_for_overwrite<float[]>(values); }
+
   // One comparison per row and page: nothing beside the step, and a wrong page would corrupt another sequence.
   void CheckBatch(const StepBatch& batch) const {
     CHECK_GT(batch.num_rows(), 0);
@@ -131,7 +141,7 @@ class TransformerRunner final : public ModelRunner {
   }
 
   Parts p_;
-  std::vector<float> x_, q_, attn_, ffn_, logits_;
+  Scratch x_, q_, attn_, ffn_, logits_;
 };
 
 }  // namespace dunlin::worker

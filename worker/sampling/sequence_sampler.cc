@@ -86,7 +86,8 @@ void SequenceSampler::Append(int32_t token) {
   if (penalised_) window_.Append(token);
 }
 
-kernels::SampleParams SequenceSampler::Next(int32_t position) const {
+kernels::SampleParams SequenceSampler::Next(int32_t position, int32_t ahead) const {
+  CHECK(ahead == 0 || !penalised_) << ahead;
   kernels::SampleParams p;
   p.temperature = spec_.temperature;
   p.top_k = spec_.top_k;
@@ -101,7 +102,7 @@ kernels::SampleParams SequenceSampler::Next(int32_t position) const {
   p.penalty_tokens = window_.counts();
   p.biases = spec_.logit_bias;
   p.allowed = spec_.allowed_tokens;
-  p.banned = below_min_tokens() ? banned_before_min_ : spec_.banned_tokens;
+  p.banned = num_drawn_ + ahead < min_tokens_ ? banned_before_min_ : spec_.banned_tokens;
   p.num_top = num_top_;
   return p;
 }

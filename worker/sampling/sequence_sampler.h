@@ -52,8 +52,11 @@ class SequenceSampler {
 
   // A token was drawn.
   void Append(int32_t token);
-  // Parameters of the next draw; position: the one the drawn token will take.
-  kernels::SampleParams Next(int32_t position) const;
+  // Parameters of the next draw; position: the one the drawn token will take. ahead: of the draw after so many more,
+  // whose tokens are not known: for a sampler without penalties.
+  kernels::SampleParams Next(int32_t position, int32_t ahead = 0) const;
+  // Parameters depend on the tokens drawn before.
+  bool penalised() const { return penalised_; }
   // True while the next draw must not end the sequence.
   bool below_min_tokens() const { return num_drawn_ < min_tokens_; }
 

@@ -25,6 +25,16 @@ void StepBatchBuilder::AddSequence(std::span<const int32_t> tokens, int32_t cont
   if (prefill) batch_.num_prefill_rows += num_rows;
 }
 
+void StepBatchBuilder::AddDraft(std::span<const int32_t> tokens, std::span<const int32_t> pages) {
+  kernels::SequenceSlice& s = batch_.sequences.back();
+  for (const int32_t token : tokens) {
+    batch_.positions.push_back(s.context_tokens + s.num_rows++);
+    batch_.token_ids.push_back(token);
+  }
+  const int32_t end = s.context_tokens + s.num_rows;
+  CHECK_GE(pages.size() * static_cast<size_t>(page_tokens_), static_cast<size_t>(end));
+}
+
 void StepBatchBuilder::AddOutput(int32_t row_of_sequence, const kernels::SampleParams& params) {
   const kernels::SequenceSlice& s = batch_.sequences.back();
   CHECK(row_of_sequence >= 0 && row_of_sequence < s.num_rows) << row_of_sequence;

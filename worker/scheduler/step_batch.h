@@ -21,6 +21,8 @@ class StepBatchBuilder {
   // The next rows: `tokens` of a sequence that has `context_tokens` in its pages. `pages` may be longer than needed.
   void AddSequence(std::span<const int32_t> tokens, int32_t context_tokens, std::span<const int32_t> pages,
                    bool prefill);
+  // Further rows of the sequence added last: tokens that are only guessed, after its own.
+  void AddDraft(std::span<const int32_t> tokens, std::span<const int32_t> pages);
   // Asks for the output of a row of the sequence added last; rows ascend.
   void AddOutput(int32_t row_of_sequence, const kernels::SampleParams& params);
   // A batch of one row and one output per sequence: sequence i goes one token further.

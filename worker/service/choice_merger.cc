@@ -59,6 +59,8 @@ SequenceTiming MergeTiming(const std::vector<std::optional<SequenceEnd>>& ends) 
     all.itl_max = std::max(all.itl_max, t.itl_max);
     all.preemptions += t.preemptions;
     all.kv_pages_peak += t.kv_pages_peak;
+    all.draft_tokens += t.draft_tokens;
+    all.accepted_draft_tokens += t.accepted_draft_tokens;
     all.bytes_read += t.bytes_read;
   }
   return all;
@@ -167,6 +169,8 @@ void ChoiceMerger::Summarise() {
   SetDuration(all.itl_max, timing->mutable_itl_max());
   timing->set_preemptions(all.preemptions);
   timing->set_kv_pages_peak(all.kv_pages_peak);
+  timing->set_draft_tokens(all.draft_tokens);
+  timing->set_accepted_draft_tokens(all.accepted_draft_tokens);
   timing->set_bytes_read(all.bytes_read);
 }
 

@@ -60,6 +60,9 @@ absl::Status Check(const v1::GenerateRequest& request, const RunnerInfo& runner)
   *judged.mutable_stopping()->mutable_stop_token_ids() = request.stop_token_ids();
   if (request.has_logprobs()) judged.mutable_output()->set_logprobs(request.logprobs());
   if (request.has_prompt_logprobs()) judged.mutable_output()->set_prompt_logprobs(request.prompt_logprobs());
+  if (request.has_max_draft_tokens()) {
+    judged.mutable_speculation()->set_max_draft_tokens(request.max_draft_tokens());
+  }
   judged.mutable_cache()->set_mode(request.cache_mode());
   return ValidateGenerateRequest(judged, runner.vocab_size);
 }
@@ -120,6 +123,7 @@ absl::StatusOr<std::vector<NewSequence>> MakeSequences(const v1::GenerateRequest
   if (request.has_max_time()) {
     sequence.max_time = absl::Seconds(request.max_time().seconds()) + absl::Nanoseconds(request.max_time().nanos());
   }
+  if (request.has_max_draft_tokens()) sequence.max_draft_tokens = static_cast<int32_t>(request.max_draft_tokens());
   sequence.tenant = request.tenant();
   sequence.priority = request.priority();
   sequence.cache_namespace = request.cache_namespace();

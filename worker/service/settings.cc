@@ -6,6 +6,7 @@
 #include "absl/time/time.h"
 #include "base/status_macros.h"
 #include "proto/config_flags.h"
+#include "proto/limits.h"
 #include "worker/kv_formats.h"
 
 namespace dunlin::worker {
@@ -46,12 +47,16 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   return options;
 }
 
+// The flag's and a request's limit are one.
+static_assert(limits::kMaxDraftTokens == static_cast<uint32_t>(kMaxDraftTokens));
+
 EngineOptions MakeEngineOptions(const dunlin::v1::ServerConfig& config) {
   EngineOptions options;
   options.max_num_seqs = static_cast<int>(config.max_num_seqs());
   options.max_num_batched_tokens = static_cast<int>(config.max_num_batched_tokens());
   options.num_scheduler_steps = static_cast<int>(config.num_scheduler_steps());
   options.inter_token_target = absl::Milliseconds(config.inter_token_target_ms());
+  options.num_speculative_tokens = static_cast<int>(config.num_speculative_tokens());
   options.enable_prefix_caching = config.enable_prefix_caching();
   options.record_cache_events = true;
   return options;

@@ -30,6 +30,7 @@ struct SequenceTiming {
   absl::Duration queue, prefill, ttft, decode, itl_p50, itl_p99, itl_max;
   uint32_t preemptions = 0;
   uint32_t kv_pages_peak = 0;
+  uint32_t draft_tokens = 0, accepted_draft_tokens = 0;
   uint64_t bytes_read = 0;
 };
 

@@ -14,15 +14,18 @@ namespace dunlin::kernels::cpu {
 enum class Isa : uint8_t {
   kScalar,
   kAvx2,        // AVX2, FMA, F16C
+  kAvxVnni,     // and VEX-coded 256-bit VNNI dot products
   kAvx512Vnni,  // the same kernels with 256-bit VNNI dot products and 32 registers (AVX-512 F, BW, DQ, VL, VNNI)
+  kNeon,        // NEON with the dot products of Armv8.2 (dotprod)
+  kNeonI8mm,    // and the 8-bit matrix products of Armv8.6 (i8mm)
 };
 
-const char* IsaName(Isa isa);  // "scalar", "avx2", "avx512vnni"
+const char* IsaName(Isa isa);  // "scalar", "avx2", "avxvnni", "avx512vnni", "neon", "neon_i8mm"
 
 // What this build has and this processor can run, worst first. Never empty.
 std::vector<Isa> SupportedIsas();
 
-// forced: the value of DUNLIN_ISA; nullptr or "" = the best supported.
+// forced: the value of DUNLIN_ISA, a family's name or "avx512"; nullptr or "" = the best supported.
 std::optional<Isa> SelectIsa(const char* forced, std::string* error);
 
 }  // namespace dunlin::kernels::cpu

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/cpu/isa/attention_args.h"
 #include "kernels/cpu/isa/isa.h"
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/kv_rounding.h"
@@ -17,26 +18,25 @@
 
 namespace dunlin::kernels::cpu {
 
-// A quantised activation row is one record: codes int8 [cols], then per 32 columns scale f32 d, d * sum(codes) f32 and
-// -128 * sum(codes) int32, then the last two per 16 columns. A float row is f32 [cols].
+// 32 columns of a quantised activation row: value = scale * code. All that a tile's product needs lies together.
+struct ActivationBlock {
+  int8_t codes[kTileColumns];
+  float scale;
+  float sum;             // scale * (sum of the codes)
+  int32_t code_sum;      // -128 * (sum of the codes)
+  int32_t low_code_sum;  // the same of the first 16
+};
+static_assert(sizeof(ActivationBlock) == 48);
+
+// A quantised row is one record of ActivationBlocks; a float row is f32 [cols].
 struct ActivationLayout {
   int cols = 0;
-  size_t groups() const { return static_cast<size_t>(cols) / kTileColumns; }
-  size_t scale_offset() const { return static_cast<size_t>(cols); }
-  size_t sum_offset() const { return scale_offset() + 4 * groups(); }
-  size_t code_sum_offset() const { return sum_offset() + 4 * groups(); }
-  size_t half_sum_offset() const { return code_sum_offset() + 4 * groups(); }
-  size_t half_code_sum_offset() const { return half_sum_offset() + 8 * groups(); }
-  size_t bytes() const { return (half_code_sum_offset() + 8 * groups() + 63) / 64 * 64; }
+  size_t blocks() const { return static_cast<size_t>(cols) / kTileColumns; }
+  size_t bytes() const { return (blocks() * sizeof(ActivationBlock) + 63) / 64 * 64; }
 };
 
-inline constexpr int kBlockRows = 32;       // outputs that one multiply call covers at most
-inline constexpr int kSegmentTokens = 256;  // attention merges partial results of this many positions
-
-inline constexpr int kMaxItemVectors = 48;  // query vectors of one segment call: enough to amortise decoding a page,
-                                            // few enough for the cache
-inline constexpr int kTileTokens = 64;      // whose decoded keys or values an attention kernel holds at a time
-inline constexpr int kScanBlock = 32;       // logits per maximum
+inline constexpr int kBlockRows = 32;  // outputs that one multiply call covers at most
+inline constexpr int kScanBlock = 32;  // logits per maximum
 
 // y block = up to kBlockRows consecutive outputs (whole groups) of a matrix times all activation rows.
 struct MultiplyArgs {
@@ -56,59 +56,17 @@ constexpr size_t ExpandedBytes(int cols) {
   return static_cast<size_t>(cols + kTileColumns - 1) / kTileColumns * (kBlockRows * (8 + kTileColumns));
 }
 
-// The segment kernel reads stored values divided by this power of two: the caller multiplies q (for K) and the result
-// (for V) with it, and both stay exact.
-constexpr float KvLoadFactor(KvFormat format) { return format == KvFormat::kE4M3 ? 256.0f : 1.0f; }
-
-// Attention of a few query vectors that read one KV head, over the positions [begin, end) of one segment.
-struct SegmentArgs {
-  const PagedKvView* kv = nullptr;
-  const int32_t* pages = nullptr;  // of the sequence, from its token 0
-  int layer = 0;
-  int kv_head = 0;
-  int begin = 0;      // multiple of kSegmentTokens
-  int end = 0;        // <= begin + kSegmentTokens; tokens from here on are not read
-  int num_rows = 0;   // row i stands at position first_position + i and sees nothing later
-  int num_heads = 0;  // query heads per row
-  int first_position = 0;
-  AttentionPattern pattern;
-  // Bit i of row r's word selected[r * selected_stride]: the row sees page begin / page_tokens + i. nullptr = all
-  // pages.
-  const uint32_t* selected = nullptr;
-  int selected_stride = 0;
-  const float* q = nullptr;   // [num_rows * num_heads][head_dim], times the attention scale and K's KvLoadFactor
-  float* tile = nullptr;      // [kTileTokens * head_dim]
-  float* scores = nullptr;    // [num_rows * num_heads][kSegmentTokens]
-  float* v_scales = nullptr;  // [kSegmentTokens]
-  // Results, per query vector: the maximum score, sum of exp(score - max), sum of exp(score - max) * V [head_dim] /
-  // KvLoadFactor. A vector that sees nothing of the segment gets sum 0.
-  float* max = nullptr;
-  float* sum = nullptr;
-  float* acc = nullptr;
-};
-
-// Bounds (attention_mask.h) of the pages [first, last) of a sequence for the query vectors of one KV head.
-struct ScorePagesArgs {
-  const PagedKvView* kv = nullptr;
-  const int32_t* pages = nullptr;  // of the sequence, from its token 0; all complete
-  int layer = 0;
-  int kv_head = 0;
-  int first = 0;
-  int last = 0;
-  const float* q = nullptr;  // [num_heads][head_dim]
-  int num_heads = 0;
-  float* scores = nullptr;  // by page; [first, last) are written
-};
-
 struct KernelTable {
   Isa isa;
   int group_rows;  // of the matrices that multiply reads
 
   // out = x / sqrt(mean(x^2) + eps) * weight.
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
-  // x [32 * num_groups] to the groups from first_group on of a record; halves: also the per-16 sums.
-  void (*quantize_row)(const float* x, ActivationLayout layout, bool halves, size_t first_group, size_t num_groups,
-                       uint8_t* record);
+  // act(gate) * up of a block [num_rows][kBlockRows] to one block of each of num_rows records, `stride` bytes apart.
+  void (*gate_to_blocks)(FfnActivation activation, const float* gate, const float* up, int num_rows,
+                         ActivationBlock* first, size_t stride);
+  // x [32 * num_blocks] to as many blocks of a record.
+  void (*quantize)(const float* x, size_t num_blocks, ActivationBlock* blocks);
   void (*multiply)(const MultiplyArgs& args);
   // to[i] += from[i].
   void (*add)(const float* from, int n, float* to);
@@ -119,13 +77,14 @@ struct KernelTable {
   // One token's K and V of one layer into its slot; the same bits as AppendToken. Returns saturated values.
   int (*append_token)(const PageLayout& layout, uint8_t* page, int layer, int slot, const float* k, const float* v,
                       const KvRounding& rounding);
+  // The same for several tokens, of one or more sequences; much cheaper from about four on.
+  int (*append_tokens)(const PageLayout& layout, int layer, const TokenSlot* tokens, int count,
+                       const KvRounding& rounding);
   // q[i] *= factor.
   void (*scale)(float factor, int n, const float* from, float* to);
 
   void (*attend_segment)(const SegmentArgs& args);
-  // Folds a segment's (max, sum, acc) into the running one of the segments before it; running sum 0 = nothing yet.
-  void (*merge_segment)(float max, float sum, const float* acc, int head_dim, float* run_max, float* run_sum,
-                        float* run_acc);
+  void (*merge_segment)(const MergeArgs& args);
   // The key bounds of a complete page of one layer; the same bits as WriteKeyBounds.
   // scratch: [(page_tokens + 2) * head_dim].
   void (*key_bounds)(const PageLayout& layout, uint8_t* page, int layer, float* scratch);

@@ -22,6 +22,7 @@
 #else
 // GCC 12 takes the "undefined" operand of its own AVX-512 intrinsics for an uninitialised variable (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 #endif

@@ -13,7 +13,17 @@ extern const KernelTable kTable;
 namespace avx2_target {
 extern const KernelTable kTable;
 }
+namespace avxvnni_target {
+extern const KernelTable kTable;
+}
 namespace avx512vnni_target {
+extern const KernelTable kTable;
+}
+#elif defined(__aarch64__)
+namespace neon_target {
+extern const KernelTable kTable;
+}
+namespace neon_i8mm_target {
 extern const KernelTable kTable;
 }
 #endif

@@ -100,12 +100,11 @@ TEST_P(AttentionTest, ARowIsTheSameBitsInAnyChunkPageOrderThreadsAndFamily) {
   FillPages(&chunk, 6);
   const std::vector<float> expected = Attend(MakeOps(1, Isa::kScalar, shape).get(), shape, chunk, q);
   for (float x : expected) ASSERT_TRUE(std::isfinite(x));
-  for (Isa isa : SupportedIsas()) {
-    for (int threads : {1, 2, 4}) {
+  for (int threads : {1, 2, 4}) {
+    PagedBatch other = MakeBatch(LayoutOf(GetParam()), {{kTokens - kRows, kRows}}, 70 + static_cast<uint64_t>(threads));
+    FillPages(&other, 6);
+    for (Isa isa : SupportedIsas()) {
       auto ops = MakeOps(threads, isa, shape);
-      PagedBatch other =
-          MakeBatch(LayoutOf(GetParam()), {{kTokens - kRows, kRows}}, 70 + static_cast<uint64_t>(threads));
-      FillPages(&other, 6);
       const std::vector<float> out = Attend(ops.get(), shape, other, q);
       ASSERT_EQ(std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)), 0) << IsaName(isa);
       for (int r = 0; r < kRows; r += 3) {
@@ -205,6 +204,60 @@ TEST(AppendTest, EveryFamilyWritesTheBitsOfTheDefinition) {
         EXPECT_EQ(GetKernels(isa).append_token(layout, page.data(), kLayer, slot, k.data(), v.data(), rounding),
                   saturated);
         ASSERT_EQ(page, expected) << c.name << ' ' << IsaName(isa) << " round " << round;
+      }
+    }
+  }
+}
+
+// Tokens of several sequences and of one page, some of them tiny or broken, appended together and one by one.
+TEST(AppendTest, TokensTogetherAreTheBitsOfEachAlone) {
+  Random random(8);
+  for (const AttentionCase& c : kAttentionCases) {
+    const PageLayout layout = LayoutOf(c);
+    const auto width = static_cast<size_t>(c.kv_heads * c.head_dim);
+    const RandomRounding k_rounding = MakeRounding(c.kv_heads, c.head_dim, 1.0f, &random);
+    const RandomRounding v_rounding = MakeRounding(c.kv_heads, c.head_dim, 1.0f, &random);
+    const KvRounding roundings[] = {
+        {},
+        {k_rounding.view(), v_rounding.view()},
+        {k_rounding.view(), {nullptr, v_rounding.order.data(), v_rounding.feedback.data()}}};
+    for (const int count : {1, 3, 4, 8, 9, 16, 17, 40}) {
+      SCOPED_TRACE(::testing::Message() << c.name << ", " << count << " tokens, seed 8");
+      constexpr int kPages = 12;
+      const bool one_run = random.Int(0, 1) == 0;  // else shuffled over the pages
+      std::vector<int> places(static_cast<size_t>(kPages * layout.page_tokens));
+      std::iota(places.begin(), places.end(), 0);
+      if (!one_run) std::shuffle(places.begin(), places.end(), random.engine());
+      std::vector<float> k = random.Normals(width * static_cast<size_t>(count));
+      std::vector<float> v = random.Normals(width * static_cast<size_t>(count));
+      if (count > 3) {
+        std::fill_n(k.begin() + static_cast<std::ptrdiff_t>(width), width, -0.0f);
+        v[2 * width] = std::numeric_limits<float>::quiet_NaN();
+        k[3 * width + 5] = -std::numeric_limits<float>::infinity();
+      }
+      const KvRounding& rounding = roundings[random.Int(0, 2)];
+      const auto append = [&](const auto& write) {
+        std::vector<uint8_t> pages(layout.page_bytes * kPages, 0xFF);
+        std::vector<TokenSlot> tokens;
+        for (size_t t = 0; t < static_cast<size_t>(count); ++t) {
+          const int place = places[t];
+          tokens.push_back({pages.data() + static_cast<size_t>(place / layout.page_tokens) * layout.page_bytes,
+                            place % layout.page_tokens, k.data() + t * width, v.data() + t * width});
+        }
+        const int saturated = write(tokens);
+        return std::pair(pages, saturated);
+      };
+      const auto expected = append([&](const std::vector<TokenSlot>& tokens) {
+        int saturated = 0;
+        for (const TokenSlot& t : tokens) saturated += AppendToken(layout, t.page, kLayer, t.slot, t.k, t.v, rounding);
+        return saturated;
+      });
+      for (const Isa isa : SupportedIsas()) {
+        const auto got = append([&](const std::vector<TokenSlot>& tokens) {
+          return GetKernels(isa).append_tokens(layout, kLayer, tokens.data(), count, rounding);
+        });
+        EXPECT_EQ(got.second, expected.second) << IsaName(isa);
+        ASSERT_TRUE(got.first == expected.first) << IsaName(isa);
       }
     }
   }

@@ -1,4 +1,4 @@
-// The fused ops against the plain reference, family choice, allocation and the roofs.
+// The fused ops against the plain reference, allocation and the roofs.
 #include "kernels/cpu/cpu_ops.h"
 
 #include <atomic>
@@ -9,7 +9,6 @@
 #include <new>
 #include <vector>
 
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "kernels/cpu/roofline.h"
 #include "kernels/reference/reference_ops.h"
@@ -32,7 +31,6 @@ namespace dunlin::kernels::cpu {
 namespace {
 
 using testing::FillPages;
-using ::testing::HasSubstr;
 using testing::MakeBatch;
 using testing::MakeRope;
 using testing::PagedBatch;
@@ -295,26 +293,19 @@ TEST(CpuOpsTest, TrafficIsPackedWeightsPagesAndBorders) {
   EXPECT_EQ(a.kv_read_bytes, (21u + 9u + 18u) * b.layout.TokenLayerBytes());
 }
 
-TEST(IsaTest, TheVariableForcesAFamilyAndErrorsNameTheAllowedOnes) {
-  std::string error;
-  EXPECT_EQ(SelectIsa("scalar", &error), Isa::kScalar);
-  EXPECT_EQ(SelectIsa(nullptr, &error), SupportedIsas().back());
-  EXPECT_EQ(SelectIsa("", &error), SupportedIsas().back());
-  EXPECT_EQ(error, "");
-  EXPECT_EQ(SelectIsa("sse9", &error), std::nullopt);
-  EXPECT_THAT(error, HasSubstr("DUNLIN_ISA=sse9 is unknown"));
-  EXPECT_THAT(error, HasSubstr("allowed here: scalar"));
-}
-
 TEST(RooflineTest, MeasuresSomethingPlausible) {
   ThreadPool pool(1);
   const KernelTable& kernels = GetKernels(SupportedIsas().back());
+  // From an emulated processor on a busy machine to the largest server.
   const double bandwidth = MeasureReadBandwidth(kernels, &pool, size_t{32} << 20);
-  EXPECT_TRUE(bandwidth > 1e8 && bandwidth < 1e13) << bandwidth;
+  EXPECT_TRUE(bandwidth > 1e6 && bandwidth < 1e13) << bandwidth;
+  const std::vector<uint8_t> weights(3'000'000, 1);  // no whole number of chunks
+  const double of_weights = MeasureReadBandwidth(kernels, &pool, std::span(weights));
+  EXPECT_TRUE(of_weights > 1e6 && of_weights < 1e13) << of_weights;
   const double peak = MeasureInt8Peak(kernels, &pool);
-  EXPECT_TRUE(peak > 1e8 && peak < 1e14) << peak;
+  EXPECT_TRUE(peak > 1e6 && peak < 1e14) << peak;
   const double float_peak = MeasureFloatPeak(kernels, &pool);
-  EXPECT_TRUE(float_peak > 1e7 && float_peak < 1e13) << float_peak;
+  EXPECT_TRUE(float_peak > 1e6 && float_peak < 1e13) << float_peak;
 }
 
 }  // namespace

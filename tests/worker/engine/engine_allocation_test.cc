@@ -34,6 +34,30 @@ TEST(Engine, ASteadyDecodeStepDoesNotAllocate) {
   EXPECT_EQ(testing::NumAllocations() - before, 0u) << "in 200 steps of " << kSequences << " sequences";
 }
 
+TEST(Engine, AStepThatVerifiesDraftsDoesNotAllocateEither) {
+  worker::FakeRunnerOptions o;
+  o.max_model_len = 4096;
+  o.num_pages = 2048;
+  o.max_rows = 64;
+  o.next_token = [](uint64_t hash, int32_t length) { return static_cast<int32_t>(hash % 9 == 0 ? 50 : length % 7); };
+  worker::EngineOptions e;
+  e.num_speculative_tokens = 5;
+  e.drafting = worker::Drafting::kAlways;
+  CoreHarness h(o, e);
+  for (int i = 0; i < 8; ++i) h.Submit(Greedy(Prompt(10 + i, i), 3000));
+  worker::StreamUpdate update;
+  const auto step = [&] {
+    ASSERT_TRUE(h.core->Step());
+    h.core->DeliverEnds();
+    for (auto& c : h.clients) c->stream->Take(&update);
+  };
+  for (int i = 0; i < 100; ++i) step();
+  const uint64_t before = testing::NumAllocations(), accepted = h.core->stats().accepted_draft_tokens;
+  for (int i = 0; i < 200; ++i) step();
+  EXPECT_EQ(testing::NumAllocations() - before, 0u);
+  EXPECT_GT(h.core->stats().accepted_draft_tokens, accepted + 100);
+}
+
 TEST(Engine, AStepThatSharesOutPromptsDoesNotAllocateEither) {
   worker::FakeRunnerOptions o;
   o.max_model_len = 4096;

@@ -1,5 +1,5 @@
-// The rules of worker/engine/CONTRACT.md, one after another, on one engine core and the fake runner. Longer than 500 lines
-// because the cases share that harness and are read beside the contract.
+// The rules of worker/engine/CONTRACT.md, one after another, on one engine core and the fake runner. Longer than 500
+// lines because the cases share that harness and are read beside the contract.
 #include "worker/engine/engine_core.h"
 
 #include <gtest/gtest.h>

@@ -1,8 +1,9 @@
 // Random clients against the engine on tiny pools: submissions of every kind with shared prefixes, several tenants and
 // priorities, cancellations, deadlines, clock jumps, slow readers, flushes, a host tier that loses records, several
-// steps per plan, promises so small that somebody is preempted all the time, lost devices. After every step the
-// invariants hold and whatever had to end has ended; what a client was told is always what the same request gives alone
-// in plain code: a hit is a miss, a preempted sequence an undisturbed one, a chunked prompt a whole one.
+// steps per plan, drafts that are right, wrong and in between, promises so small that somebody is preempted all the
+// time, lost devices. After every step the invariants hold and whatever had to end has ended; what a client was told is
+// always what the same request gives alone in plain code: a hit is a miss, a preempted sequence an undisturbed one, a
+// chunked prompt a whole one.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -56,6 +57,13 @@ class World {
       if (clock_runs_) harness_->clock.Advance(absl::Microseconds(Pick(0, 500)));
       return fail_next_ ? absl::InternalError("scripted") : absl::OkStatus();
     };
+    if (Chance(60)) {  // text that repeats itself most of the time
+      const int period = Pick(1, 9), noise = Pick(2, 40);
+      runner.next_token = [period, noise](uint64_t hash, int32_t length) {
+        const uint64_t other = hash % static_cast<uint64_t>(noise) == 0 ? hash >> 32 : 0;
+        return static_cast<int32_t>((static_cast<uint64_t>(length % period * 5) + other) % kVocab);
+      };
+    }
     clock_runs_ = Chance(50);
     context_tokens_ = std::min(static_cast<size_t>(runner.max_model_len),
                                static_cast<size_t>(runner.num_pages) * static_cast<size_t>(runner.page_tokens));
@@ -69,6 +77,8 @@ class World {
     limits_.num_scheduler_steps = Chance(50) ? 1 : Pick(2, 6);
     limits_.promise = std::array{worker::AdmissionPromise::kPredictedOutput, worker::AdmissionPromise::kWorstCase,
                                  worker::AdmissionPromise::kTokens}[static_cast<size_t>(Pick(0, 2))];
+    limits_.num_speculative_tokens = Chance(30) ? 0 : Pick(1, 7);
+    limits_.drafting = Chance(70) ? worker::Drafting::kAlways : worker::Drafting::kWhenWorthIt;
     if (Chance(30)) limits_.inter_token_target = absl::Microseconds(Pick(1, 2000));
     for (std::vector<int32_t>& p : prefixes_) p = Tokens(0, static_cast<int>(context_tokens_));
     if (context_tokens_ >= 2) harness_.emplace(runner, limits_);
@@ -163,6 +173,7 @@ class World {
     if (Chance(20)) r.num_prompt_logprobs = Pick(0, 3);
     if (Chance(15)) r.deadline = harness_->clock.Now() + absl::Milliseconds(Pick(0, 80));
     if (Chance(15)) r.max_time = absl::Milliseconds(Pick(0, 80));
+    if (Chance(30)) r.max_draft_tokens = Pick(0, 3);
     r.cache_read = Chance(80);
     r.cache_write = Chance(80);
     return r;
@@ -219,6 +230,10 @@ class World {
     const bool reads = c.request.cache_read && limits_.enable_prefix_caching;
     EXPECT_TRUE(reads || end.cached_prompt_tokens == 0) << end.cached_prompt_tokens;
     EXPECT_LE(end.timing.preemptions, 2u);
+    EXPECT_LE(end.timing.accepted_draft_tokens, end.timing.draft_tokens);
+    EXPECT_LE(end.timing.accepted_draft_tokens, end.completion_tokens);
+    const bool drafts = c.request.max_draft_tokens > 0 && limits_.num_speculative_tokens > 0;
+    EXPECT_TRUE(drafts || end.timing.draft_tokens == 0) << end.timing.draft_tokens;
     switch (end.cause) {
       case FinishCause::kCancelled:
         EXPECT_TRUE(c.cancelled);
@@ -281,6 +296,9 @@ TEST(EngineRandom, EveryClientIsToldWhatItsRequestGivesAloneAndEveryPageComesBac
     const worker::EngineStats s = world.stats();
     all.steps += s.steps;
     all.plans += s.plans;
+    all.drafts += s.drafts;
+    all.draft_tokens += s.draft_tokens;
+    all.accepted_draft_tokens += s.accepted_draft_tokens;
     all.preemptions += s.preemptions;
     all.recomputed_tokens += s.recomputed_tokens;
     all.prefix_hit_tokens += s.prefix_hit_tokens;
@@ -292,10 +310,12 @@ TEST(EngineRandom, EveryClientIsToldWhatItsRequestGivesAloneAndEveryPageComesBac
   }
   std::printf(
       "%llu steps, %llu plans, %llu preemptions, %llu tokens recomputed, %llu hit, %llu from the host (%llu "
-      "damaged pages), %llu pages evicted, %llu deduplicated, %llu copied\n",
+      "damaged pages), %llu pages evicted, %llu deduplicated, %llu copied; %llu drafts of %llu tokens, %llu accepted\n",
       All(all.steps), All(all.plans), All(all.preemptions), All(all.recomputed_tokens), All(all.prefix_hit_tokens),
       All(all.host_tier_hit_tokens), All(all.host_tier_failures), All(all.evictions), All(all.dedup_pages),
-      All(all.copied_pages));
+      All(all.copied_pages), All(all.drafts), All(all.draft_tokens), All(all.accepted_draft_tokens));
+  EXPECT_GT(all.accepted_draft_tokens, 500u);
+  EXPECT_GT(all.draft_tokens - all.accepted_draft_tokens, 400u);
   EXPECT_LT(all.plans, all.steps);
   EXPECT_GT(all.preemptions, 200u);
   EXPECT_GT(all.recomputed_tokens, 500u);

@@ -222,8 +222,7 @@ TEST_F(GoldenReferenceTest, TheResidualStreamHoldsAfterEveryBlock) {
   options.max_rows = 8;
   options.max_num_seqs = 1;
   options.kv_bytes = uint64_t{16} << 20;
-  auto runner =
-      CreateRunner(**file, options, std::move(owned), RunnerInfo{}, [](const RecordingOps&) { return uint64_t{0}; });
+  auto runner = CreateRunner(**file, options, std::move(owned), RunnerInfo{}, [](const RecordingOps*, RunnerInfo*) {});
   ASSERT_TRUE(runner.ok()) << runner.status();
   RunnerDriver driver(runner->get(), [] { return std::span<const float>(); });
   RunnerDriver::Sequence sequence;

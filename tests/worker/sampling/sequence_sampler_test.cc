@@ -104,6 +104,28 @@ TEST(SequenceSampler, BansWhatWouldEndTheSequenceForTheFirstMinTokensDraws) {
   }
 }
 
+TEST(SequenceSampler, KnowsTheParametersOfLaterDrawsWithoutPenalties) {
+  SamplingSpec spec;
+  spec.seed = 5;
+  spec.banned_tokens = {1};
+  const std::vector<int32_t> prompt = {4, 4};
+  SequenceSampler now(spec, prompt, 9, 4, std::vector<int32_t>{2}, -1), later = now;
+  for (int32_t ahead = 0; ahead < 6; ++ahead) {
+    SCOPED_TRACE(ahead);
+    const kernels::SampleParams guessed = now.Next(2 + ahead, ahead), known = later.Next(2 + ahead);
+    EXPECT_EQ(guessed.position, known.position);
+    EXPECT_EQ(guessed.seed, known.seed);
+    EXPECT_TRUE(std::ranges::equal(guessed.banned, known.banned));
+    EXPECT_EQ(guessed.banned.size(), ahead < 4 ? 2u : 1u);  // the ending token, while fewer than four were drawn
+    later.Append(4);
+  }
+  EXPECT_FALSE(now.penalised());
+  spec.presence_penalty = 0.5f;
+  const SequenceSampler penalised(spec, prompt, 9, 0, {}, -1);
+  EXPECT_TRUE(penalised.penalised());
+  EXPECT_DEATH(penalised.Next(3, 1), "");
+}
+
 TEST(JudgeToken, ForcesTheTokenAndNothingElse) {
   const kernels::SampleParams p = JudgeToken(11, 5, 2);
   EXPECT_EQ(p.forced_token, 11);

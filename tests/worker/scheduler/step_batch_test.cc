@@ -42,6 +42,23 @@ TEST(StepBatchBuilder, LaysSequencesOutOneAfterAnother) {
   }
 }
 
+TEST(StepBatchBuilder, ADraftFollowsItsSequencesOwnRows) {
+  StepBatchBuilder builder(16, 4, 4);
+  const V first{3, 1, 2}, second{7};
+  builder.AddSequence(V{10}, 6, first, false);
+  builder.AddDraft(V{11, 12}, first);  // positions 7 and 8: a third page
+  for (int32_t i = 0; i < 3; ++i) builder.AddOutput(i, WithSeed(static_cast<uint64_t>(i)));
+  builder.AddSequence(V{20}, 3, second, false);
+  builder.AddOutput(0, WithSeed(3));
+  const StepBatch& b = builder.Finish();
+  EXPECT_EQ(b.token_ids, (V{10, 11, 12, 20}));
+  EXPECT_EQ(b.positions, (V{6, 7, 8, 3}));
+  EXPECT_EQ(b.output_rows, (V{0, 1, 2, 3}));
+  EXPECT_EQ(b.num_prefill_rows, 0);
+  EXPECT_EQ(b.sequences[0].num_rows, 3);
+  EXPECT_EQ(b.sequences[1].first_row, 3);
+}
+
 TEST(StepBatchBuilder, AdvancesABatchThatOnlyDecodes) {
   StepBatchBuilder builder(16, 4, 4);
   const V first{3, 1}, second{7}, second_later{7, 5};
@@ -59,6 +76,13 @@ TEST(StepBatchBuilder, AdvancesABatchThatOnlyDecodes) {
   EXPECT_EQ(b.sequences[1].pages, second_later.data());
   EXPECT_EQ(b.sample_params[1].seed, 4u);
   EXPECT_EQ(b.output_rows, (V{0, 1}));
+}
+
+TEST(StepBatchBuilderDeathTest, ADraftNeedsItsPages) {
+  StepBatchBuilder builder(16, 4, 4);
+  const V one_page{7};
+  builder.AddSequence(V{20}, 3, one_page, false);
+  EXPECT_DEATH(builder.AddDraft(V{21}, one_page), "");
 }
 
 TEST(StepBatchBuilderDeathTest, OneTokenFurtherNeedsItsPageToo) {

@@ -31,6 +31,8 @@ SequenceEnd Ended(FinishCause cause, uint32_t completion_tokens) {
   end.completion_tokens = completion_tokens;
   end.timing.ttft = absl::Milliseconds(10 * completion_tokens);
   end.timing.kv_pages_peak = 1;
+  end.timing.draft_tokens = 4 * completion_tokens;
+  end.timing.accepted_draft_tokens = completion_tokens;
   return end;
 }
 SequenceEnd Broken(const absl::Status& status) {
@@ -106,6 +108,8 @@ TEST(ChoiceMerger, TheSummaryMergesUsageAndTiming) {
   EXPECT_EQ(m.summary().usage().completion_tokens(), 4u);
   EXPECT_EQ(m.summary().timing().ttft().nanos(), 10'000'000) << "the earliest first token";
   EXPECT_EQ(m.summary().timing().kv_pages_peak(), 2u);
+  EXPECT_EQ(m.summary().timing().draft_tokens(), 16u);
+  EXPECT_EQ(m.summary().timing().accepted_draft_tokens(), 4u);
 }
 
 TEST(ChoiceMerger, AStopTokenIsNamed) {

@@ -47,6 +47,7 @@ TEST(NewSequences, AMinimalRequestBecomesOneSequenceWithDefaults) {
   EXPECT_EQ(s.sampling.penalty_last_n, -1);
   EXPECT_EQ(s.num_logprobs, -1);
   EXPECT_EQ(s.num_prompt_logprobs, -1);
+  EXPECT_EQ(s.max_draft_tokens, INT32_MAX) << "as the engine does it";
   EXPECT_TRUE(s.cache_read && s.cache_write);
   EXPECT_EQ(s.max_time, absl::InfiniteDuration());
   EXPECT_NE(s.stream, nullptr);
@@ -63,6 +64,7 @@ TEST(NewSequences, EveryFieldArrives) {
   r.set_cache_namespace(std::string(limits::kMaxCacheNamespaceBytes, 'n'));
   r.set_tenant(std::string(limits::kMaxTenantBytes, 't'));
   r.set_priority(-2);
+  r.set_max_draft_tokens(0);
   dunlin::v1::Sampling* s = r.mutable_sampling();
   s->set_temperature(0);
   s->set_top_k(7);
@@ -83,6 +85,7 @@ TEST(NewSequences, EveryFieldArrives) {
   EXPECT_EQ(n.cache_namespace, std::string(limits::kMaxCacheNamespaceBytes, 'n'));
   EXPECT_EQ(n.tenant, std::string(limits::kMaxTenantBytes, 't'));
   EXPECT_EQ(n.priority, -2);
+  EXPECT_EQ(n.max_draft_tokens, 0);
   EXPECT_EQ(n.sampling.temperature, 0.0f);
   EXPECT_EQ(n.sampling.top_k, 7);
   EXPECT_EQ(n.sampling.penalty_last_n, 64);
@@ -161,6 +164,7 @@ TEST(NewSequences, BadFieldsAreRefusedByName) {
        [](auto* r) { r->set_cache_namespace(std::string(limits::kMaxCacheNamespaceBytes + 1, 'x')); }},
       {"tenant", [](auto* r) { r->set_tenant(std::string(limits::kMaxTenantBytes + 1, 'x')); }},
       {"priority", [](auto* r) { r->set_priority(3); }},
+      {"speculation.max_draft_tokens", [](auto* r) { r->set_max_draft_tokens(limits::kMaxDraftTokens + 1); }},
       {"priority", [](auto* r) { r->set_priority(-3); }},
       {"priority", [](auto* r) { r->set_priority(std::numeric_limits<int32_t>::min()); }},
       {"cache.mode", [](auto* r) { r->set_cache_mode(static_cast<dunlin::v1::Cache::Mode>(99)); }},

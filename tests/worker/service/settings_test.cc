@@ -41,17 +41,19 @@ TEST(Settings, TheRunnersFlagsArrive) {
 }
 
 TEST(Settings, TheEnginesFlagsArrive) {
-  const EngineOptions o =
-      MakeEngineOptions(Config({"--max-num-seqs=3", "--max-num-batched-tokens=77", "--num-scheduler-steps=8",
-                                "--inter-token-target-ms=40", "--no-enable-prefix-caching"}));
+  const EngineOptions o = MakeEngineOptions(
+      Config({"--max-num-seqs=3", "--max-num-batched-tokens=77", "--num-scheduler-steps=8",
+              "--inter-token-target-ms=40", "--num-speculative-tokens=7", "--no-enable-prefix-caching"}));
   EXPECT_EQ(o.max_num_seqs, 3);
   EXPECT_EQ(o.max_num_batched_tokens, 77);
   EXPECT_EQ(o.num_scheduler_steps, 8);
   EXPECT_EQ(o.inter_token_target, absl::Milliseconds(40));
+  EXPECT_EQ(o.num_speculative_tokens, 7);
   EXPECT_FALSE(o.enable_prefix_caching);
   EXPECT_TRUE(o.record_cache_events);
   const EngineOptions plain = MakeEngineOptions(Config({}));
   EXPECT_EQ(plain.num_scheduler_steps, 1);
+  EXPECT_EQ(plain.num_speculative_tokens, 4);
   EXPECT_EQ(plain.inter_token_target, absl::ZeroDuration());
   EXPECT_TRUE(plain.enable_prefix_caching);
 }

@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -75,6 +77,15 @@ class Worker {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
   const std::string& said() const { return said_; }
+  // A figure of /proc/<pid>/status, in bytes.
+  int64_t Memory(const std::string& key) const {
+    std::ifstream in(absl::StrCat("/proc/", pid_, "/status"));
+    for (std::string line; std::getline(in, line);) {
+      if (line.rfind(key + ":", 0) == 0) return 1024 * std::atoll(line.c_str() + key.size() + 1);
+    }
+    ADD_FAILURE() << "no " << key;
+    return 0;
+  }
 
  private:
   pid_t pid_ = -1;
@@ -222,6 +233,41 @@ TEST_F(WorkerMainTest, BadUsageIsTwoAndABrokenModelOne) {
   EXPECT_EQ(broken.Wait(), 1);
   EXPECT_THAT(broken.said(), HasSubstr("GGUF"));
 }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+TEST_F(WorkerMainTest, MemoryIsTheWeightsTheirPagesAndLittleMore) {
+  const std::string model = testing::DefaultModelPath();
+  if (model.empty()) GTEST_SKIP() << "the default model is not here";
+  if (testing::ReadFile("/sys/kernel/mm/transparent_hugepage/enabled").find("[always]") != std::string::npos) {
+    GTEST_SKIP() << "huge pages everywhere: every thread's stack takes one";
+  }
+  constexpr int64_t kPool = 2'000'000;  // small, so that what is not the weights shows
+  std::vector<std::string> flags = Flags();
+  flags.insert(flags.end(), {"--model", model, "--max-model-len=128", "--kv-rounding=nearest",
+                             absl::StrCat("--kv-cache-memory-bytes=", kPool)});
+  Worker worker(flags);
+  ASSERT_NE(worker.WaitForLine("ready"), "") << worker.said();
+  const auto stub = Stub();
+  grpc::ClientContext context;
+  const auto reader = stub->Generate(&context, LongRequest(64));
+  v1::GenerateResponse event;
+  int tokens = 0;
+  while (reader->Read(&event)) tokens += event.tokens().ids_size();
+  ASSERT_TRUE(reader->Finish().ok());
+  EXPECT_EQ(tokens, 64);
+  // Q4_1 packs into its own size; the weights' arena and the pool end in a huge page each.
+  const auto file_bytes = static_cast<int64_t>(std::filesystem::file_size(model));
+  const int64_t bound = file_bytes + kPool + (4 << 20);
+  // Tables of the rope and of the vocabulary's size, the cache's log, one row of scratch and logits, the allocator.
+  constexpr int64_t kSmall = 8'000'000;
+  EXPECT_LT(worker.Memory("RssAnon"), bound + kSmall);
+  // A peak above it has the file's largest tensor (the embedding, under a fifth of it) while it is packed, and the
+  // program with its libraries.
+  constexpr int64_t kProgram = 30'000'000;
+  EXPECT_LT(worker.Memory("VmHWM"), bound + kSmall + file_bytes / 5 + kProgram);
+  EXPECT_LT(worker.Memory("VmRSS"), bound + kSmall + kProgram) << "the file's pages are given back";
+}
+#endif
 
 }  // namespace
 }  // namespace dunlin::worker

@@ -65,6 +65,9 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
       "dunlin_num_requests_preempted",
       "dunlin_scheduler_plans_total",
       "dunlin_preemptions_total",
+      "dunlin_spec_decode_drafts_total",
+      "dunlin_spec_decode_draft_tokens_total",
+      "dunlin_spec_decode_accepted_tokens_total",
       "dunlin_recompute_tokens_total",
       "dunlin_vtc_spread_tokens",
       "dunlin_step_time_predicted_seconds",
@@ -114,6 +117,9 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
       "vllm:prefix_cache_hits_total{model_name=\"tiny\"}",
       "vllm:generation_tokens_total{model_name=\"tiny\"}",
       "vllm:prompt_tokens_total{model_name=\"tiny\"}",
+      "vllm:spec_decode_num_drafts_total{model_name=\"tiny\"}",
+      "vllm:spec_decode_num_draft_tokens_total{model_name=\"tiny\"}",
+      "vllm:spec_decode_num_accepted_tokens_total{model_name=\"tiny\"}",
       "vllm:time_to_first_token_seconds_count{model_name=\"tiny\"}",
       "vllm:inter_token_latency_seconds_count{model_name=\"tiny\"}",
   };
@@ -187,6 +193,9 @@ TEST(WorkerMetrics, GaugesAreTheSnapshotOfTheScrape) {
   stats.cached_pages = 2;
   stats.blank_pages = 3;
   stats.preemptions = 7;
+  stats.drafts = 21;
+  stats.draft_tokens = 40;
+  stats.accepted_draft_tokens = 30;
   stats.generated_tokens = 1ull << 40;
   stats.prefix_query_tokens = 100;
   stats.prefix_hit_tokens = 64;
@@ -197,6 +206,10 @@ TEST(WorkerMetrics, GaugesAreTheSnapshotOfTheScrape) {
   EXPECT_EQ(s["dunlin_kv_cache_usage_ratio"], 0.5) << "cached pages are free for the taking";
   EXPECT_EQ(s["dunlin_kv_cache_bytes{state=\"held\"}"], 4 * 4096);
   EXPECT_EQ(s["dunlin_preemptions_total"], 7);
+  EXPECT_EQ(s["dunlin_spec_decode_drafts_total"], 21);
+  EXPECT_EQ(s["dunlin_spec_decode_draft_tokens_total"], 40);
+  EXPECT_EQ(s["dunlin_spec_decode_accepted_tokens_total"], 30);
+  EXPECT_EQ(s["vllm:spec_decode_num_accepted_tokens_total{model_name=\"tiny\"}"], 30);
   EXPECT_EQ(s["vllm:generation_tokens_total{model_name=\"tiny\"}"], static_cast<double>(1ull << 40));
   EXPECT_EQ(s["dunlin_prefix_cache_hits_total"], 64);
   stats.running = 0;

@@ -1,10 +1,11 @@
 // The worker's whole gRPC surface over loopback, with a model that obeys the test: engine, mailboxes, reactors, health,
-// metrics. No sleeps: what must have happened is waited for by its own event. Longer than 500 lines because all cases need
-// the same scripted server.
+// metrics. No sleeps: what must have happened is waited for by its own event. Longer than 500 lines because all cases
+// need the same scripted server.
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <limits>
@@ -59,7 +60,9 @@ class WorkerServiceTest : public ::testing::Test {
       loaded.end_of_generation = {kEos};
       return loaded;
     };
-    ASSERT_OK_AND_ASSIGN(worker_, WorkerProcess::Start(config, {.load = load, .serve_metrics = serve_metrics}));
+    ASSERT_OK_AND_ASSIGN(worker_, WorkerProcess::Start(config, {.load = load,
+                                                                .device_lost = [this] { ++device_lost_; },
+                                                                .serve_metrics = serve_metrics}));
     channel_ = grpc::CreateChannel(worker_->grpc_address(), grpc::InsecureChannelCredentials());
     stub_ = v1::WorkerService::NewStub(channel_);
   }
@@ -127,6 +130,7 @@ class WorkerServiceTest : public ::testing::Test {
     EXPECT_EQ(stats.blank_pages + stats.cached_pages, stats.total_pages);
   }
 
+  std::atomic<int> device_lost_{0};
   std::unique_ptr<WorkerProcess> worker_;
   GatedRunner* runner_ = nullptr;
   std::shared_ptr<grpc::Channel> channel_;
@@ -470,6 +474,7 @@ TEST_F(WorkerServiceTest, ALostDeviceEndsStreamsAsUnavailable) {
   }
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
   EXPECT_TRUE(worker_->Snapshot().lost_device);
+  EXPECT_EQ(device_lost_, 1) << "told once, before the streams end";
   EXPECT_EQ(Generate(Request(1, 1)).status.error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
