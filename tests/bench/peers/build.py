@@ -26,7 +26,7 @@ def download(cache):
     found = sorted(folder.glob("llama_cpp_python-*.tar.gz"))
     if not found:
         subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-                        "--no-binary=:all:", "--no-build-isolation", "--dest", str(folder), PACKAGE], check=False)
+                        "--no-binary=llama-cpp-python", "--dest", str(folder), PACKAGE], check=False)
         found = sorted(folder.glob("llama_cpp_python-*.tar.gz"))
     if not found:
         raise SystemExit(f"pip did not download the source of {PACKAGE}")

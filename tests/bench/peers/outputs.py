@@ -95,6 +95,13 @@ def is_token_event(line):
     return line.startswith(b"data: {") and b'"stop":true' not in line and b'"content"' in line
 
 
+def tokens_of_last_event(line):
+    """How many tokens the stream brought, from the event that says "stop"; None of any other line."""
+    if line.startswith(b"data: {") and b'"stop":true' in line:
+        return json.loads(line[len(b"data: "):])["tokens_predicted"]
+    return None
+
+
 def percentile(values, part):
     """The smallest value that at least this part of all does not exceed."""
     ordered = sorted(values)
@@ -102,10 +109,11 @@ def percentile(values, part):
 
 
 def burst_summary(begin, records, seconds, cpu_seconds):
-    """The fields of `dunlin bench load --json` that the table uses. records: for each request the times of its tokens."""
-    first = [1e3 * (r[0] - begin) for r in records]
-    between = [1e3 * (b - a) for r in records for a, b in zip(r, r[1:])]
-    tokens = sum(len(r) for r in records)
+    """The fields of `dunlin bench load --json` that the table uses. records: for each request the times at
+    which text came, and its tokens."""
+    first = [1e3 * (times[0] - begin) for times, _ in records]
+    between = [1e3 * (b - a) for times, _ in records for a, b in zip(times, times[1:])]
+    tokens = sum(count for _, count in records)
     return {"requests": len(records), "tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds,
             "ttft_ms": {"p50": percentile(first, 0.5), "p99": percentile(first, 0.99)},
             "itl_ms": {"p50": percentile(between, 0.5), "p99": percentile(between, 0.99)}, "client_cpu_seconds": cpu_seconds}

@@ -82,9 +82,14 @@ class OutputsTest(unittest.TestCase):
         self.assertFalse(outputs.is_token_event(b"data: [DONE]\n"))
         self.assertFalse(outputs.is_token_event(b"HTTP/1.1 200 OK\r\n"))
 
+    def test_the_last_event_counts_the_tokens(self):
+        last = b'data: {"index":0,"content":"","stop":true,"tokens_predicted":64,"tokens_evaluated":128}\n'
+        self.assertEqual(outputs.tokens_of_last_event(last), 64)
+        self.assertIsNone(outputs.tokens_of_last_event(b'data: {"content":" a","stop":false}\n'))
+
     def test_burst_summary(self):
-        s = outputs.burst_summary(10.0, [[10.5, 10.6], [11.0, 11.3]], 2.0, 0.25)
-        self.assertEqual((s["tokens"], s["tokens_per_second"]), (4, 2.0))
+        s = outputs.burst_summary(10.0, [([10.5, 10.6], 3), ([11.0, 11.3], 2)], 2.0, 0.25)
+        self.assertEqual((s["tokens"], s["tokens_per_second"]), (5, 2.5))
         self.assertAlmostEqual(s["ttft_ms"]["p50"], 500)
         self.assertAlmostEqual(s["ttft_ms"]["p99"], 1000)
         self.assertAlmostEqual(s["itl_ms"]["p99"], 300)

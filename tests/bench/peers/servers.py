@@ -151,28 +151,29 @@ class LlamaServer(Server):
         records = await asyncio.gather(*[self._call(b) for b in bodies])
         seconds = time.monotonic() - begin
         after = resource.getrusage(resource.RUSAGE_SELF)
-        for r in records:
-            if len(r) != tokens:
-                raise RuntimeError(f"a stream brought {len(r)} tokens instead of {tokens}")
+        for _, count in records:
+            if count != tokens:
+                raise RuntimeError(f"a stream brought {count} tokens instead of {tokens}")
         used = after.ru_utime + after.ru_stime - cpu.ru_utime - cpu.ru_stime
         return outputs.burst_summary(begin, records, seconds, used)
 
     async def _call(self, body):
-        """The time at which each token came."""
+        """The times at which text came (not every token: half a character waits for the rest), and the tokens in all."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
         data = body.encode()
         writer.write(b"POST /completion HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                      b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
         await writer.drain()
-        times = []
+        times, count = [], 0
         while True:
             line = await asyncio.wait_for(reader.readline(), CALL_LIMIT_S)
             if not line:
                 break
             if outputs.is_token_event(line):
                 times.append(time.monotonic())
+            count = outputs.tokens_of_last_event(line) or count
         writer.close()
-        return times
+        return times, count
 
 
 def server_of(engine, ids_file, ids, clients, slot_tokens):
