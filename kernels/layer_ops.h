@@ -6,6 +6,8 @@
 
 #include <concepts>
 #include <cstdint>
+#include <optional>
+#include <span>
 
 #include "kernels/ops.h"
 
@@ -29,6 +31,9 @@ struct LayerArgs {
   const Matrix* w_up = nullptr;
   const Matrix* w_down = nullptr;
   FfnActivation activation = FfnActivation::kSilu;
+  // The rows of x that anybody reads after the layer, ascending; a backend may leave the others with anything.
+  // nullopt = all.
+  std::optional<std::span<const int32_t>> needed_rows;
 };
 
 // x becomes the layer's output; q, attn and ffn are left with anything.

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "kernels/layer_ops.h"
@@ -50,12 +51,14 @@ struct Network {
   std::vector<kernels::KvRounding> kv_rounding;  // per layer; empty: to nearest
 };
 
-// Runs every layer over the batch; leaves the residual stream before the final norm in act.x, K and V in the pages.
+// Runs every layer over the batch; leaves the residual stream before the final norm in act.x, for output_rows at least
+// (nullopt: all rows), and K and V of all rows in the pages.
 // *saturated += values that the page format could not hold.
 template <kernels::TransformerOps Ops>
 kernels::Traffic ForwardStep(Ops& ops, const Network& net, const Weights<typename Ops::Matrix>& weights,
                              const kernels::BatchView& batch, const kernels::PagedKvView& kv,
-                             const kernels::Activations& act, int64_t* saturated) {
+                             const kernels::Activations& act, std::optional<std::span<const int32_t>> output_rows,
+                             int64_t* saturated) {
   const auto pointer = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
   kernels::Traffic traffic = ops.Embed(weights.token_embd, batch, net.embedding_scale, act.x);
   for (size_t layer = 0; layer < weights.layers.size(); ++layer) {
@@ -80,6 +83,7 @@ kernels::Traffic ForwardStep(Ops& ops, const Network& net, const Weights<typenam
     args.w_up = &w.up;
     args.w_down = &w.down;
     args.activation = net.activation;
+    if (layer + 1 == weights.layers.size()) args.needed_rows = output_rows;
     traffic += kernels::RunLayer(ops, args, net.attention, batch, kv, act, saturated);
   }
   return traffic;

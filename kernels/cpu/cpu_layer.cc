@@ -12,7 +12,9 @@ Traffic CpuOps::Layer(const LayerArgs<Matrix>& args, const AttentionShape& shape
   CHECK_EQ(args.w_gate->rows, args.w_up->rows);
   attention_.Plan(shape, batch, kv.layout);
   const AttentionCall attention{shape, batch, kv, args.input.layer, act.q, act.attn};
-  const int rows = batch.num_rows;
+  // After attention, rows that nobody reads later are left out.
+  const int32_t* needed = args.needed_rows.has_value() ? args.needed_rows->data() : nullptr;
+  const int rows = args.needed_rows.has_value() ? static_cast<int>(args.needed_rows->size()) : batch.num_rows;
   const Matrix* const wo[1] = {args.wo};
   const Matrix* const w_ffn[2] = {args.w_gate, args.w_up};
   const Matrix* const w_down[1] = {args.w_down};
@@ -25,23 +27,26 @@ Traffic CpuOps::Layer(const LayerArgs<Matrix>& args, const AttentionShape& shape
     RunAttentionInput(context, 0, &input);
     context.Barrier();
     attention_.Run(attention, context, 4);
+    if (rows == 0) return;
     products_.PrefetchShare(context, wo);
     context.Barrier();
-    RunProjectAdd(context, 8, *args.wo, products_.Prepare(context, 7, wo, {act.attn}, rows), act.x);
+    RunProjectAdd(context, 8, *args.wo, products_.Prepare(context, 7, wo, {act.attn, needed}, rows), needed, act.x);
     products_.PrefetchShare(context, w_ffn);
     context.Barrier();
     RunGatedFfn(context, 10, *args.w_gate, *args.w_up, args.activation,
-                products_.Prepare(context, 9, w_ffn, {act.x, nullptr, args.ffn_norm, args.input.eps}, rows), act.ffn,
+                products_.Prepare(context, 9, w_ffn, {act.x, needed, args.ffn_norm, args.input.eps}, rows), act.ffn,
                 handed_on ? &hidden : nullptr);
     products_.PrefetchShare(context, w_down);
     context.Barrier();
     RunProjectAdd(
         context, 12, *args.w_down,
-        handed_on ? Products::AsInputs(hidden, rows) : products_.Prepare(context, 11, w_down, {act.ffn}, rows), act.x);
+        handed_on ? Products::AsInputs(hidden, rows) : products_.Prepare(context, 11, w_down, {act.ffn}, rows), needed,
+        act.x);
   });
   *saturated += input.saturated.load(std::memory_order_relaxed);
   Traffic traffic = AttentionInputTraffic(input);
   traffic += AttentionTraffic(attention);
+  if (rows == 0) return traffic;
   traffic += ProjectAddTraffic(*args.wo, rows);
   traffic += GatedFfnTraffic(*args.w_gate, *args.w_up, rows);
   traffic += ProjectAddTraffic(*args.w_down, rows);

@@ -184,12 +184,13 @@ Traffic CpuOps::AttentionTraffic(const AttentionCall& call) const {
 
 // Phases: 1.
 void CpuOps::RunProjectAdd(ThreadPool::Context& context, int phase, const Matrix& w, const Products::Inputs& inputs,
-                           float* residual) {
+                           const int32_t* residual_rows, float* residual) {
   const Matrix* const matrices[1] = {&w};
   products_.Multiply(
       context, phase, matrices, inputs, [&](size_t, int first, int count, int first_row, int rows, const float* block) {
-        for (int r = 0; r < rows; ++r) {
-          kernels_->add(block + r * kBlockRows, count, residual + Index(first_row + r) * Index(w.rows) + first);
+        for (int r = first_row; r < first_row + rows; ++r) {
+          const int row = residual_rows != nullptr ? residual_rows[r] : r;
+          kernels_->add(block + (r - first_row) * kBlockRows, count, residual + Index(row) * Index(w.rows) + first);
         }
       });
 }
@@ -197,7 +198,7 @@ void CpuOps::RunProjectAdd(ThreadPool::Context& context, int phase, const Matrix
 Traffic CpuOps::ProjectAdd(const Matrix& w, int num_rows, const float* in, float* residual) {
   const Matrix* const matrices[1] = {&w};
   pool_.Run([&](ThreadPool::Context& context) {
-    RunProjectAdd(context, 1, w, products_.Prepare(context, 0, matrices, {in}, num_rows), residual);
+    RunProjectAdd(context, 1, w, products_.Prepare(context, 0, matrices, {in}, num_rows), nullptr, residual);
   });
   return ProjectAddTraffic(w, num_rows);
 }

@@ -90,8 +90,9 @@ class CpuOps {
   void FinishKeys(const AttentionInputCall& call, int row);
   // K and V of rows [first, first + count), at most kFinishRows, to their slots. Returns saturated values.
   int AppendRows(const AttentionInputCall& call, int first, int count);
+  // Row i of the inputs goes to row residual_rows[i]; nullptr = i.
   void RunProjectAdd(ThreadPool::Context& context, int phase, const Matrix& w, const Products::Inputs& inputs,
-                     float* residual);
+                     const int32_t* residual_rows, float* residual);
   static Traffic ProjectAddTraffic(const Matrix& w, int num_rows);
   static Traffic GatedFfnTraffic(const Matrix& w_gate, const Matrix& w_up, int num_rows);
   // To `floats` [num_rows, ffn], or to `records` where given.

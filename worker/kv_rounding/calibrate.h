@@ -81,7 +81,7 @@ class KvCalibrator {
     const kernels::BatchView batch{static_cast<int32_t>(tokens.size()), tokens.data(), positions.data(), slices};
     int64_t saturated = 0;
     ForwardStep(ops, *net_, *weights_, batch, arena_.view(), {x_.data(), q_.data(), attn_.data(), ffn_.data()},
-                &saturated);
+                std::nullopt, &saturated);
   }
 
   // Pieces that start from some token of the vocabulary each and go on as the model likes, one after another.

@@ -71,9 +71,9 @@ class TransformerRunner final : public ModelRunner {
     const absl::Time begin = Clock::Real()->Now();
     result->kv_saturated_values = 0;
     const kernels::BatchView view = batch.view();
-    result->traffic = ForwardStep(*p_.ops, p_.network, p_.weights, view, p_.arena.view(),
-                                  {x_.get(), q_.get(), attn_.get(), ffn_.get()}, &result->kv_saturated_values);
     const std::span<const int32_t> rows(batch.output_rows);
+    result->traffic = ForwardStep(*p_.ops, p_.network, p_.weights, view, p_.arena.view(),
+                                  {x_.get(), q_.get(), attn_.get(), ffn_.get()}, rows, &result->kv_saturated_values);
     const std::span<const kernels::SampleParams> params(batch.sample_params);
     result->outputs.resize(rows.size());
     for (size_t at = 0; at < rows.size(); at += kOutputChunk) {

@@ -223,6 +223,59 @@ TEST_P(CpuOpsTest, ALayerIsTheSameBitsOnEveryFamilyAndThreadCount) {
   }
 }
 
+TEST_P(CpuOpsTest, AFusedLayerIsTheFiveOpsBitForBit) {
+  Random random(4);
+  const Layer layer = MakeLayer(GetParam(), &random);
+  const auto rope = MakeRope(512, kHeadDim, RopePairing::kAdjacent);
+  // Rows that each thread prepares for itself, and rows that threads share; one context in several segments.
+  const std::vector<std::vector<testing::SequenceShape>> batches = {{{20, 1}}, {{300, 1}}, {{20, 1}, {0, 9}, {15, 3}}};
+  for (Isa isa : SupportedIsas()) {
+    for (size_t i = 0; i < batches.size(); ++i) {
+      SCOPED_TRACE(IsaName(isa) + std::string(" batch ") + std::to_string(i));
+      CpuOps ops(2, isa);
+      ops.Reserve(Limits());
+      const Packed<CpuOps> w(&ops, layer);
+      LayerArgs<CpuMatrix> args;
+      args.input.wq = &w.q;
+      args.input.wk = &w.k;
+      args.input.wv = &w.v;
+      args.input.norm = layer.norm.data();
+      args.input.eps = 1e-5f;
+      args.input.q_bias = layer.q_bias.data();
+      args.input.k_norm = layer.k_norm.data();
+      args.input.rope = &rope.table;
+      args.wo = &w.o;
+      args.ffn_norm = layer.norm.data();
+      args.w_gate = &w.gate;
+      args.w_up = &w.up;
+      args.w_down = &w.down;
+      std::vector<float> results[2];
+      Traffic traffic[2];
+      for (int fused : {0, 1}) {
+        PagedBatch b =
+            MakeBatch(PageLayout::Create(16, 1, kKvHeads, kHeadDim, KvFormat::kE4M3, KvFormat::kInt8), batches[i], 5);
+        FillPages(&b, 11);
+        const size_t rows = b.positions.size();
+        Random inputs(6);
+        results[fused] = inputs.Normals(rows * kHidden);
+        std::vector<float> q(rows * kQHeads * kHeadDim), attended(q.size()), ffn(rows * kFfn);
+        const Activations act{results[fused].data(), q.data(), attended.data(), ffn.data()};
+        int64_t saturated = 0;
+        traffic[fused] = fused == 1 ? ops.Layer(args, Shape(), b.view(), b.kv, act, &saturated)
+                                    : ComposeLayer(ops, args, Shape(), b.view(), b.kv, act, &saturated);
+        EXPECT_EQ(saturated, 0);
+      }
+      ASSERT_EQ(results[0].size(), results[1].size());
+      EXPECT_EQ(std::memcmp(results[0].data(), results[1].data(), results[0].size() * sizeof(float)), 0);
+      EXPECT_NE(results[0][0], Random(6).Normals(1)[0]) << "the layer changed nothing";
+      EXPECT_EQ(traffic[0].weight_bytes, traffic[1].weight_bytes);
+      EXPECT_EQ(traffic[0].kv_read_bytes, traffic[1].kv_read_bytes);
+      EXPECT_EQ(traffic[0].kv_write_bytes, traffic[1].kv_write_bytes);
+      EXPECT_EQ(traffic[0].activation_bytes, traffic[1].activation_bytes);
+    }
+  }
+}
+
 TEST_P(CpuOpsTest, NothingAllocatesAfterReserve) {
   Random random(3);
   const Layer layer = MakeLayer(GetParam(), &random);
