@@ -46,6 +46,11 @@ def parse_arguments(argv):
     p.add_argument("--quick", action="store_true", help="one short repeat of few cases: shows that everything runs")
     p.add_argument("--json", type=pathlib.Path, help="every figure goes to this file")
     args = p.parse_args(argv)
+    # Programs run in the cache's folder: some leave a log where they are started.
+    args.bin, args.model, args.cache = args.bin.resolve(), args.model.resolve(), args.cache.resolve()
+    args.llama_build = args.llama_build and args.llama_build.resolve()
+    args.peer = [str(pathlib.Path(folder).resolve()) for folder in args.peer]
+    args.json = args.json and args.json.resolve()
     args.only = args.only.split(",")
     unknown = [g for g in args.only if g not in GROUPS]
     if unknown:
@@ -128,6 +133,8 @@ def main(argv=None):
     load = os.getloadavg()[0]
     if load > 0.5:
         progress(f"the machine is not quiet: load average {load:.1f}")
+    args.cache.mkdir(parents=True, exist_ok=True)
+    os.chdir(args.cache)
     result = {"model": str(args.model), "threads": args.threads, "repeat": args.repeat, "load_average": load}
     plan = make_plan(args.only, args.quick)
     if plan.cases():
@@ -137,8 +144,8 @@ def main(argv=None):
         print(foreign.text(rows), flush=True)
         result["foreign"] = rows
     if "served" in args.only:
-        rows = served.measure(args, ours, peers, progress)
-        print(served.text(rows, ours.name, BASE), flush=True)
+        show = lambda row: print(served.text([row], ours.name, BASE), flush=True)
+        rows = served.measure(args, ours, peers, progress, show)
         result["served"] = rows
     result["seconds"] = time.monotonic() - begin
     if args.json:

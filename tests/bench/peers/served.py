@@ -80,7 +80,8 @@ def summarize(samples, peak):
     return rows
 
 
-def measure(args, ours, peers, progress):
+def measure(args, ours, peers, progress, done):
+    """done(row) is called after each case: a server that hangs in a later one costs no figures."""
     # The twice quantised file is a peer of the engine-level table alone: its server is the same program.
     competitors = [ours] + [p for p in peers if p.model == ours.model]
     rows = []
@@ -92,6 +93,7 @@ def measure(args, ours, peers, progress):
         if not case.shared:
             row["engine_level"] = statistics.median(engine_level(ours, case.clients) for _ in range(args.served_repeat))
         rows.append(row)
+        done(row)
     return rows
 
 

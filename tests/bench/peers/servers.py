@@ -15,7 +15,7 @@ import engines
 import outputs
 
 START_LIMIT_S = 120
-CALL_LIMIT_S = 900
+CALL_LIMIT_S = 60  # between two lines of an answer; the slowest first token of a burst seen is a third of it
 
 
 def free_port():
