@@ -126,7 +126,7 @@ TEST_F(LoadBenchTest, AnAnswerThatIsTooShortIsAFailure) {
 }
 
 TEST_F(LoadBenchTest, ImpossibleOptionsAreRefusedByName) {
-  const auto refused = [this](const LoadBenchOptions& options) {
+  const auto refused = [](const LoadBenchOptions& options) {
     std::ostringstream out, err;
     EXPECT_NE(RunLoadBench(options, out, err), 0);
     EXPECT_EQ(out.str(), "");
