@@ -116,9 +116,10 @@ void ThreadPool::EnterJob(int thread) {
 }
 
 void ThreadPool::BarrierWait(int thread) {
-  if (active_ == 1) return;
+  const int threads = active_;  // read before the arrival: once all have arrived, it may change
+  if (threads == 1) return;
   const uint32_t seen = barrier_generation_.load(std::memory_order_relaxed);
-  if (barrier_arrived_.fetch_add(1, std::memory_order_acq_rel) == active_ - 1) {
+  if (barrier_arrived_.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
     barrier_arrived_.store(0, std::memory_order_relaxed);
     barrier_generation_.fetch_add(1, std::memory_order_release);
     barrier_generation_.notify_all();
