@@ -4,7 +4,7 @@
 #define DUNLIN_GATEWAY_ACTIVE_CALLS_H_
 
 #include <chrono>
-#include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,13 +22,21 @@ class ActiveCalls {
   // False when the id is in use.
   [[nodiscard]] bool Insert(const std::string& request_id, std::weak_ptr<Call> call) ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(&mu_);
-    return calls_.emplace(request_id, std::move(call)).second;
+    const bool inserted = calls_.emplace(request_id, std::move(call)).second;
+    if (inserted) ++open_;
+    return inserted;
   }
 
+  // Frees the id of a call that is about to end: its client may use it again as soon as it sees the end.
   void Erase(const std::string& request_id) ABSL_LOCKS_EXCLUDED(mu_) {
     MutexLock lock(&mu_);
     calls_.erase(request_id);
-    if (calls_.empty()) empty_.SignalAll();
+  }
+
+  // The end of an inserted call is on its way to the client: nothing that happens to the server now takes it back.
+  void Done() ABSL_LOCKS_EXCLUDED(mu_) {
+    MutexLock lock(&mu_);
+    if (--open_ == 0) none_open_.SignalAll();
   }
 
   std::shared_ptr<Call> Find(absl::string_view request_id) const ABSL_LOCKS_EXCLUDED(mu_) {
@@ -46,21 +54,22 @@ class ActiveCalls {
     return all;
   }
 
-  // Blocks until no call is open or the timeout passed; true = none is open.
-  bool WaitUntilEmpty(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
+  // Blocks until every inserted call is done or the timeout passed; true = all are.
+  bool WaitUntilDone(absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
     const auto deadline = std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(timeout);
     MutexLock lock(&mu_);
-    while (!calls_.empty()) {
+    while (open_ > 0) {
       const auto left = deadline - std::chrono::steady_clock::now();
       if (left <= std::chrono::nanoseconds::zero()) return false;
-      empty_.WaitFor(&mu_, left);
+      none_open_.WaitFor(&mu_, left);
     }
     return true;
   }
 
  private:
   mutable Mutex mu_;
-  CondVar empty_;
+  CondVar none_open_;
+  int64_t open_ ABSL_GUARDED_BY(mu_) = 0;
   absl::flat_hash_map<std::string, std::weak_ptr<Call>> calls_ ABSL_GUARDED_BY(mu_);
 };
 

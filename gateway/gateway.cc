@@ -266,9 +266,9 @@ std::string Gateway::MetricsText() const { return impl_->metrics->Text(); }
 
 bool Gateway::Drain(absl::Duration deadline) {
   impl_->StartDrain(absl::InfiniteDuration());
-  if (impl_->calls.WaitUntilEmpty(deadline)) return true;
+  if (impl_->calls.WaitUntilDone(deadline)) return true;
   impl_->InterruptAll();
-  impl_->calls.WaitUntilEmpty(kInterruptGrace);
+  impl_->calls.WaitUntilDone(kInterruptGrace);
   return false;
 }
 

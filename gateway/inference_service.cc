@@ -51,7 +51,10 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 
   void OnWriteDone(bool ok) override { call_->OnWriteDone(ok); }
   void OnCancel() override { call_->OnCancel(); }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    call_->OnDone();
+    delete this;
+  }
 
  private:
   const std::shared_ptr<RelayStream> call_;
@@ -74,7 +77,10 @@ class GenerateUnaryReactor final : public grpc::ServerUnaryReactor, public CallO
   void Finish(const absl::Status& status) override { ServerUnaryReactor::Finish(ToGrpcStatus(status)); }
 
   void OnCancel() override { call_->OnCancel(); }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    call_->OnDone();
+    delete this;
+  }
 
  private:
   v1::GenerateUnaryResponse* const response_;

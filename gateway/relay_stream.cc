@@ -58,6 +58,7 @@ void RelayStream::Start() {
     MutexLock lock(&mu_);
     if (state_.ended()) return;  // cancelled already
     registered_ = services_.calls->Insert(request_id_, weak_from_this());
+    counted_ = registered_;
     if (!registered_) state_.End(absl::AlreadyExistsError(absl::StrCat("request_id '", request_id_, "' is in use")));
   }
   Admit();
@@ -161,6 +162,15 @@ void RelayStream::OnWriteDone(bool ok) {
     state_.OnWriteDone(ok);
   }
   Pump();
+}
+
+void RelayStream::OnDone() {
+  bool counted = false;
+  {
+    MutexLock lock(&mu_);
+    counted = std::exchange(counted_, false);
+  }
+  if (counted) services_.calls->Done();
 }
 
 void RelayStream::OnCancel() {

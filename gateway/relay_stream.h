@@ -73,6 +73,7 @@ class RelayStream final : public WorkerStreamHandler, public std::enable_shared_
   void Start() ABSL_LOCKS_EXCLUDED(mu_);  // once, first
   void OnWriteDone(bool ok) ABSL_LOCKS_EXCLUDED(mu_);
   void OnCancel() ABSL_LOCKS_EXCLUDED(mu_);  // the client cancelled, or its deadline passed
+  void OnDone() ABSL_LOCKS_EXCLUDED(mu_);    // the end has been sent; the last call
   void Abort() ABSL_LOCKS_EXCLUDED(mu_);     // an operator ends it in good order
   void Interrupt(absl::string_view reason, absl::string_view message) ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -101,7 +102,8 @@ class RelayStream final : public WorkerStreamHandler, public std::enable_shared_
 
   Mutex mu_;
   RelayState state_ ABSL_GUARDED_BY(mu_);
-  bool registered_ ABSL_GUARDED_BY(mu_) = false;  // in services_.calls
+  bool registered_ ABSL_GUARDED_BY(mu_) = false;  // its id is in services_.calls
+  bool counted_ ABSL_GUARDED_BY(mu_) = false;     // among the calls that are not done there
   std::optional<AdmissionTicket> ticket_ ABSL_GUARDED_BY(mu_);
   uint32_t queue_position_ ABSL_GUARDED_BY(mu_) = 0;
   std::shared_ptr<WorkerStream> worker_ ABSL_GUARDED_BY(mu_);

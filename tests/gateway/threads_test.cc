@@ -75,7 +75,7 @@ TEST(ActiveCalls, OfTheGatewayFindDuplicatesAndTheMomentTheLastLeaves) {
   const auto call = std::make_shared<int>(7);
   ASSERT_TRUE(calls.Insert("same", call));
   EXPECT_FALSE(calls.Insert("same", call));
-  std::thread waiter([&calls] { EXPECT_TRUE(calls.WaitUntilEmpty(absl::Seconds(60))); });
+  std::thread waiter([&calls] { EXPECT_TRUE(calls.WaitUntilDone(absl::Seconds(60))); });
   OnThreads([&](int t) {
     for (int i = 0; i < kEach; ++i) {
       const std::string id = std::to_string(t) + "-" + std::to_string(i);
@@ -83,9 +83,16 @@ TEST(ActiveCalls, OfTheGatewayFindDuplicatesAndTheMomentTheLastLeaves) {
       EXPECT_EQ(calls.Find(id), call);
       EXPECT_GE(calls.All().size(), 1u);
       calls.Erase(id);
+      EXPECT_EQ(calls.Find(id), nullptr);
+      calls.Done();
     }
   });
   calls.Erase("same");
+  ASSERT_TRUE(calls.Insert("same", call)) << "its id is free";
+  calls.Erase("same");
+  EXPECT_FALSE(calls.WaitUntilDone(absl::ZeroDuration())) << "two have not been sent their ends";
+  calls.Done();
+  calls.Done();
   waiter.join();
   EXPECT_EQ(calls.Find("same"), nullptr);
 }
