@@ -280,10 +280,9 @@ void PagedAttention::RunUnit(const AttentionCall& call, int index, Scratch* scra
   MergeUnits(call, unit.item, scratch);
 }
 
-void PagedAttention::MergeUnits(const AttentionCall& call, int item_index, Scratch* scratch) const {
+void PagedAttention::MergeUnits(const AttentionCall& call, int item_index, Scratch* scratch) {
   const Item& item = items_[Index(item_index)];
-  const uint32_t* selected =
-      call.shape.top_pages > 0 ? const_cast<PagedAttention*>(this)->Selected(item_index) : nullptr;
+  const uint32_t* selected = call.shape.top_pages > 0 ? Selected(item_index) : nullptr;
   std::fill_n(scratch->run_sum, item.vectors(), 0.0f);
   for (int u = item.first_unit; u < item.first_unit + item.num_units; ++u) {
     if (!Sees(call, item, units_[Index(u)].segment, selected)) continue;

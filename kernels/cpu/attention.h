@@ -92,7 +92,7 @@ class PagedAttention {
   void FetchNext(const AttentionCall& call, const Item& item, int segment, SegmentArgs* args) const;
   void RunItem(const AttentionCall& call, int index, int next_index, Scratch* scratch);
   void RunUnit(const AttentionCall& call, int index, Scratch* scratch);
-  void MergeUnits(const AttentionCall& call, int item_index, Scratch* scratch) const;
+  void MergeUnits(const AttentionCall& call, int item_index, Scratch* scratch);
   void Merge(const Item& item, const float* max, const float* sum, const float* acc, Scratch* scratch) const;
   void WriteItem(const AttentionCall& call, const Item& item, const Scratch& scratch) const;
   float* Partial(int unit) const { return partials_ + static_cast<size_t>(unit) * partial_floats_; }

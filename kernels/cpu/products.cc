@@ -44,18 +44,18 @@ int Products::NumBlocks(Matrices matrices) {
   return blocks;
 }
 
-void Products::PrepareRow(const RowSource& source, int row, const Inputs& inputs, uint8_t* record, float* floats,
+void Products::PrepareRow(const RowSource& source, int row, int cols, uint8_t* record, float* floats,
                           float* scratch_row) const {
-  const float* x = source.x + Index(source.gather != nullptr ? source.gather[row] : row) * Index(inputs.cols);
+  const float* x = source.x + Index(source.gather != nullptr ? source.gather[row] : row) * Index(cols);
   if (source.norm != nullptr) {
-    float* to = inputs.floats != nullptr ? floats : scratch_row;
-    kernels_->rms_norm(x, source.norm, source.eps, inputs.cols, to);
+    float* to = floats != nullptr ? floats : scratch_row;
+    kernels_->rms_norm(x, source.norm, source.eps, cols, to);
     x = to;
   } else if (floats != nullptr) {
-    std::copy_n(x, inputs.cols, floats);
+    std::copy_n(x, cols, floats);
   }
   if (record != nullptr) {
-    kernels_->quantize(x, ActivationLayout{inputs.cols}.blocks(), reinterpret_cast<ActivationBlock*>(record));
+    kernels_->quantize(x, ActivationLayout{cols}.blocks(), reinterpret_cast<ActivationBlock*>(record));
   }
 }
 
@@ -64,29 +64,25 @@ Products::Inputs Products::Prepare(ThreadPool::Context& context, int phase, Matr
   CHECK_LE(num_rows, max_rows_);
   Scratch& own = scratch_[Index(context.thread())];
   const bool shared = num_rows > kPrivateRows;
-  Inputs inputs;
-  inputs.cols = matrices.front()->cols;
-  inputs.num_rows = num_rows;
+  bool quantized = false;
+  bool plain = false;
   for (const CpuMatrix* m : matrices) {
-    CHECK_EQ(m->cols, inputs.cols);
-    if (IsQuantized(m->kind)) {
-      inputs.records = (shared ? records_ : own.records).data();
-    } else {
-      inputs.floats = shared ? reinterpret_cast<const float*>(float_rows_.data()) : own.float_rows.data();
-    }
+    CHECK_EQ(m->cols, matrices.front()->cols);
+    (IsQuantized(m->kind) ? quantized : plain) = true;
   }
-  CHECK_LE(inputs.cols, max_cols_);
-  // What is there already need not be copied.
-  const bool borrowed = inputs.floats != nullptr && source.norm == nullptr && source.gather == nullptr;
-  if (borrowed) inputs.floats = source.x;
-  const size_t record_bytes = ActivationLayout{inputs.cols}.bytes();
+  const int cols = matrices.front()->cols;
+  CHECK_LE(cols, max_cols_);
+  uint8_t* records = quantized ? (shared ? records_ : own.records).data() : nullptr;
+  // Floats that are there already need not be copied.
+  const bool borrowed = source.norm == nullptr && source.gather == nullptr;
+  float* floats = nullptr;
+  if (plain && !borrowed) floats = shared ? reinterpret_cast<float*>(float_rows_.data()) : own.float_rows.data();
+  const Inputs inputs{cols, num_rows, records, plain && borrowed ? source.x : floats};
+  const ActivationLayout layout{cols};
   const auto prepare = [&](int64_t row) {
-    uint8_t* record =
-        inputs.records != nullptr ? const_cast<uint8_t*>(inputs.records) + Index(row) * record_bytes : nullptr;
-    float* floats = inputs.floats != nullptr && !borrowed
-                        ? const_cast<float*>(inputs.floats) + Index(row) * Index(inputs.cols)
-                        : nullptr;
-    PrepareRow(source, static_cast<int>(row), inputs, record, floats, own.row.data());
+    PrepareRow(source, static_cast<int>(row), cols,
+               records != nullptr ? records + Index(row) * layout.bytes() : nullptr,
+               floats != nullptr ? floats + Index(row) * Index(cols) : nullptr, own.row.data());
   };
   if (!shared) {
     for (int row = 0; row < num_rows; ++row) prepare(row);

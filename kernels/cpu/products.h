@@ -110,8 +110,8 @@ class Products {
 
   static int NumBlocks(const CpuMatrix& m) { return (m.rows + kBlockRows - 1) / kBlockRows; }
   static int NumBlocks(Matrices matrices);
-  void PrepareRow(const RowSource& source, int row, const Inputs& inputs, uint8_t* record, float* floats,
-                  float* scratch_row) const;
+  // record, floats: where the row goes in these forms, or nullptr.
+  void PrepareRow(const RowSource& source, int row, int cols, uint8_t* record, float* floats, float* scratch_row) const;
   void MultiplyBlock(ThreadPool::Context& context, const CpuMatrix& w, const Inputs& inputs, int block, int first_row,
                      int num_rows, float* out) const;
 
