@@ -17,11 +17,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define DUNLIN_HOST_DEVICE __host__ __device__
-#else
-#define DUNLIN_HOST_DEVICE
-#endif
+#include "kernels/host_device.h"
 
 namespace dunlin::kernels {
 

@@ -49,6 +49,20 @@ int StoreVector(KvFormat format, std::span<const float> x, const KvVectorRoundin
   return 0;
 }
 
+// The device's order: a row to or from its slab, chunk by chunk. bytes: of a value.
+void RowToSlab(const PageLayout& layout, size_t bytes, size_t token, const uint8_t* row, uint8_t* slab) {
+  const size_t row_bytes = static_cast<size_t>(layout.head_dim) * bytes;
+  for (size_t at = 0; at < row_bytes; at += 16) {
+    std::memcpy(slab + layout.RowIndex(static_cast<int>(token), static_cast<int>(at / bytes), bytes), row + at, 16);
+  }
+}
+void SlabToRow(const PageLayout& layout, size_t bytes, size_t token, const uint8_t* slab, uint8_t* row) {
+  const size_t row_bytes = static_cast<size_t>(layout.head_dim) * bytes;
+  for (size_t at = 0; at < row_bytes; at += 16) {
+    std::memcpy(row + at, slab + layout.RowIndex(static_cast<int>(token), static_cast<int>(at / bytes), bytes), 16);
+  }
+}
+
 // The part of a layer's rounding that is one head's.
 KvVectorRounding OfHead(const KvVectorRounding& all, size_t head, size_t dim) {
   KvVectorRounding one = all;
@@ -75,6 +89,20 @@ void LoadVector(KvFormat format, const uint8_t* data, size_t stride, const uint8
   }
 }
 
+// One slot of a slab. first, stride: of the host's order; scales: of the head.
+void LoadSlot(const PageLayout& layout, KvFormat format, const uint8_t* slab, size_t first, size_t stride,
+              const uint8_t* scales, int slot, float* out) {
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  const uint8_t* scale = scales + static_cast<size_t>(slot) * KvScaleBytes(format);
+  if (layout.order == SlabOrder::kHost) {
+    LoadVector(format, slab + first, stride, scale, {out, dim});
+    return;
+  }
+  std::vector<uint8_t> row(dim * KvValueBytes(format));
+  SlabToRow(layout, KvValueBytes(format), static_cast<size_t>(slot), slab, row.data());
+  LoadVector(format, row.data(), 1, scale, {out, dim});
+}
+
 // The bfloat16 next to `value` in its direction: at or below it for a minimum, at or above it for a maximum.
 uint16_t RoundOutward(float value, bool is_max) {
   const auto bits = std::bit_cast<uint32_t>(value + 0.0f);  // -0 becomes +0: equal keys give equal bytes
@@ -92,7 +120,7 @@ float Finite(float v, int* saturated) {
 }  // namespace
 
 PageLayout PageLayout::Create(int page_tokens, int num_layers, int num_kv_heads, int head_dim, KvFormat k_format,
-                              KvFormat v_format, bool key_bounds) {
+                              KvFormat v_format, bool key_bounds, SlabOrder order) {
   CHECK(page_tokens > 0 && num_layers > 0 && num_kv_heads > 0 && head_dim > 0)
       << page_tokens << ' ' << num_layers << ' ' << num_kv_heads << ' ' << head_dim;
   PageLayout l;
@@ -102,6 +130,12 @@ PageLayout PageLayout::Create(int page_tokens, int num_layers, int num_kv_heads,
   l.head_dim = head_dim;
   l.k_format = k_format;
   l.v_format = v_format;
+  l.order = order;
+  if (order == SlabOrder::kDevice) {
+    CHECK(static_cast<size_t>(head_dim) * KvValueBytes(k_format) % 16 == 0 &&
+          static_cast<size_t>(head_dim) * KvValueBytes(v_format) % 16 == 0)
+        << "head_dim " << head_dim << ": a row of the device's order is whole 16-byte chunks";
+  }
   const size_t values = static_cast<size_t>(num_kv_heads) * l.HeadValues();
   const size_t scales = static_cast<size_t>(num_kv_heads) * static_cast<size_t>(page_tokens);
   // Every section starts on 64 bytes, so that vector loads never straddle two sections' cache lines.
@@ -194,25 +228,32 @@ int AppendToken(const PageLayout& layout, uint8_t* page, int layer, int slot, co
   const auto dim = static_cast<size_t>(layout.head_dim);
   const auto token = static_cast<size_t>(slot);
   int saturated = 0;
+  std::vector<uint8_t> row(layout.order == SlabOrder::kDevice ? dim * sizeof(float) : 0);
+  // Of one of K and V; stride: in values, of the host's order.
+  const auto store = [&](KvFormat format, const float* x, const KvVectorRounding& of, uint8_t* slab, size_t first,
+                         size_t stride, uint8_t* scale) {
+    if (layout.order == SlabOrder::kHost) {
+      saturated += StoreVector(format, {x, dim}, of, slab + first, stride, scale);
+      return;
+    }
+    saturated += StoreVector(format, {x, dim}, of, row.data(), 1, scale);
+    RowToSlab(layout, KvValueBytes(format), token, row.data(), slab);
+  };
   for (int head = 0; head < layout.num_kv_heads; ++head) {
     const size_t at = static_cast<size_t>(head) * dim;
-    saturated += StoreVector(layout.k_format, {k + at, dim}, OfHead(rounding.k, static_cast<size_t>(head), dim),
-                             page + layout.KOffset(layer, head) + token * KvValueBytes(layout.k_format),
-                             static_cast<size_t>(layout.page_tokens),
-                             page + layout.KScaleOffset(layer, head) + token * KvScaleBytes(layout.k_format));
-    saturated += StoreVector(layout.v_format, {v + at, dim}, OfHead(rounding.v, static_cast<size_t>(head), dim),
-                             page + layout.VOffset(layer, head) + token * dim * KvValueBytes(layout.v_format), 1,
-                             page + layout.VScaleOffset(layer, head) + token * KvScaleBytes(layout.v_format));
+    store(layout.k_format, k + at, OfHead(rounding.k, static_cast<size_t>(head), dim),
+          page + layout.KOffset(layer, head), layout.KIndex(slot, 0), static_cast<size_t>(layout.page_tokens),
+          page + layout.KScaleOffset(layer, head) + token * KvScaleBytes(layout.k_format));
+    store(layout.v_format, v + at, OfHead(rounding.v, static_cast<size_t>(head), dim),
+          page + layout.VOffset(layer, head), layout.VIndex(slot, 0), 1,
+          page + layout.VScaleOffset(layer, head) + token * KvScaleBytes(layout.v_format));
   }
   return saturated;
 }
 
 void ReadKey(const PageLayout& layout, const uint8_t* page, int layer, int head, int slot, float* out) {
-  const auto token = static_cast<size_t>(slot);
-  LoadVector(layout.k_format, page + layout.KOffset(layer, head) + token * KvValueBytes(layout.k_format),
-             static_cast<size_t>(layout.page_tokens),
-             page + layout.KScaleOffset(layer, head) + token * KvScaleBytes(layout.k_format),
-             {out, static_cast<size_t>(layout.head_dim)});
+  LoadSlot(layout, layout.k_format, page + layout.KOffset(layer, head), layout.KIndex(slot, 0),
+           static_cast<size_t>(layout.page_tokens), page + layout.KScaleOffset(layer, head), slot, out);
 }
 
 void ReadKeyBounds(const PageLayout& layout, const uint8_t* page, int layer, int head, float* min, float* max) {
@@ -251,10 +292,8 @@ void WriteKeyBounds(const PageLayout& layout, uint8_t* page, int layer) {
 }
 
 void ReadValue(const PageLayout& layout, const uint8_t* page, int layer, int head, int slot, float* out) {
-  const auto token = static_cast<size_t>(slot);
-  const auto dim = static_cast<size_t>(layout.head_dim);
-  LoadVector(layout.v_format, page + layout.VOffset(layer, head) + token * dim * KvValueBytes(layout.v_format), 1,
-             page + layout.VScaleOffset(layer, head) + token * KvScaleBytes(layout.v_format), {out, dim});
+  LoadSlot(layout, layout.v_format, page + layout.VOffset(layer, head), layout.VIndex(slot, 0), 1,
+           page + layout.VScaleOffset(layer, head), slot, out);
 }
 
 }  // namespace dunlin::kernels

@@ -2,9 +2,11 @@
 // the reference, the runner that owns the memory and the tests. Versioned in kvstore/FORMAT.md.
 //
 // A page holds `page_tokens` consecutive tokens of one sequence for every layer (page-major). Within a page, layers
-// follow each other; within a layer:
+// follow each other; within a layer, in the host's order (SlabOrder::kHost):
 //     K values  [kv_head][dim][token]     (a broadcast q[d] meets 16 tokens in one load: no horizontal sums)
 //     V values  [kv_head][token][dim]
+// and in the device's (kDevice) both K and V [kv_head][token][dim], the 16-byte chunks of a token's row permuted by
+// SlabChunk, so that a slab copied as it is into shared memory is read without bank conflicts; then in either order
 //     K scales  [kv_head][token]
 //     V scales  [kv_head][token]
 //     K bounds  [kv_head][min, max][dim], only where the layout has them (page selection, attention_mask.h): the range
@@ -24,15 +26,31 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/host_device.h"
+
 namespace dunlin::kernels {
 
 enum class KvFormat : uint8_t { kF32, kF16, kBF16, kE4M3, kInt8 };
 
 // Bytes of one stored value, and of one (token, head) scale (0 = the format has none).
-constexpr size_t KvValueBytes(KvFormat f) {
+DUNLIN_HOST_DEVICE constexpr size_t KvValueBytes(KvFormat f) {
   return f == KvFormat::kF32 ? 4 : (f == KvFormat::kF16 || f == KvFormat::kBF16) ? 2 : 1;
 }
-constexpr size_t KvScaleBytes(KvFormat f) { return f == KvFormat::kE4M3 ? 1 : f == KvFormat::kInt8 ? 4 : 0; }
+DUNLIN_HOST_DEVICE constexpr size_t KvScaleBytes(KvFormat f) {
+  return f == KvFormat::kE4M3 ? 1 : f == KvFormat::kInt8 ? 4 : 0;
+}
+
+enum class SlabOrder : uint8_t { kHost, kDevice };
+
+// kDevice: where chunk `chunk` of a token's row lies in that row. row_chunks: 16-byte chunks of a row.
+// Rows of eight or more chunks cover all 32 banks, so the token's low bits spread the rows over the chunks. Of rows of
+// four chunks two lie side by side; flipping one bit every second pair spreads them for the readers of
+// cuda/attention_tile.cuh (which the test of the bank conflicts replays). A permutation of the row in every case.
+DUNLIN_HOST_DEVICE constexpr int SlabChunk(int chunk, int token, int row_chunks) {
+  if (row_chunks % 8 == 0) return chunk ^ (token & 7);
+  if (row_chunks % 4 == 0) return chunk ^ (token & 2);
+  return chunk;
+}
 
 struct PageLayout {
   int page_tokens = 16;
@@ -41,6 +59,7 @@ struct PageLayout {
   int head_dim = 0;
   KvFormat k_format = KvFormat::kE4M3;
   KvFormat v_format = KvFormat::kE4M3;
+  SlabOrder order = SlabOrder::kHost;
 
   // Byte offsets within a layer's run, and totals; filled by Create.
   size_t v_offset = 0;
@@ -51,14 +70,14 @@ struct PageLayout {
   size_t page_bytes = 0;       // multiple of 256
 
   static PageLayout Create(int page_tokens, int num_layers, int num_kv_heads, int head_dim, KvFormat k_format,
-                           KvFormat v_format, bool key_bounds = false);
+                           KvFormat v_format, bool key_bounds = false, SlabOrder order = SlabOrder::kHost);
 
   size_t LayerOffset(int layer) const { return static_cast<size_t>(layer) * layer_bytes; }
-  // Offsets from the start of the page. K: element (head, dim 0, token 0); consecutive tokens are adjacent.
+  // Offsets from the start of the page. K: the slab of a head; in the host's order its element (dim 0, token 0).
   size_t KOffset(int layer, int head) const {
     return LayerOffset(layer) + static_cast<size_t>(head) * HeadValues() * KvValueBytes(k_format);
   }
-  // V: element (head, token 0, dim 0); consecutive dims are adjacent.
+  // V likewise.
   size_t VOffset(int layer, int head) const {
     return LayerOffset(layer) + v_offset + static_cast<size_t>(head) * HeadValues() * KvValueBytes(v_format);
   }
@@ -76,6 +95,23 @@ struct PageLayout {
   size_t HeadBoundsBytes() const { return has_key_bounds() ? static_cast<size_t>(head_dim) * 4 : 0; }
   size_t KBoundsOffset(int layer, int head) const {
     return LayerOffset(layer) + k_bounds_offset + static_cast<size_t>(head) * HeadBoundsBytes();
+  }
+  // Byte of a value in its slab, for any order.
+  DUNLIN_HOST_DEVICE size_t KIndex(int token, int dim) const {
+    return order == SlabOrder::kHost
+               ? (static_cast<size_t>(dim) * static_cast<size_t>(page_tokens) + static_cast<size_t>(token)) *
+                     KvValueBytes(k_format)
+               : RowIndex(token, dim, KvValueBytes(k_format));
+  }
+  DUNLIN_HOST_DEVICE size_t VIndex(int token, int dim) const { return RowIndex(token, dim, KvValueBytes(v_format)); }
+  DUNLIN_HOST_DEVICE size_t RowIndex(int token, int dim, size_t value_bytes) const {
+    const size_t row_bytes = static_cast<size_t>(head_dim) * value_bytes;
+    size_t at = static_cast<size_t>(dim) * value_bytes;
+    if (order == SlabOrder::kDevice) {
+      at = static_cast<size_t>(SlabChunk(static_cast<int>(at / 16), token, static_cast<int>(row_bytes / 16))) * 16 +
+           at % 16;
+    }
+    return static_cast<size_t>(token) * row_bytes + at;
   }
   // Values of one head in one page, K or V.
   size_t HeadValues() const { return static_cast<size_t>(page_tokens) * static_cast<size_t>(head_dim); }

@@ -67,13 +67,13 @@ void MovePages(const kernels::PagedKvView& kv, SwapArena* swap, std::span<const 
 }
 
 uint64_t LayoutId(const kernels::PageLayout& layout) {
-  // Every field has a place of its own: 8 bits for the formats, 10 for the tokens, 14 for the others.
+  // Every field has a place of its own: 8 bits for the formats, 10 for the tokens, 14 for the others, 1 for the order.
   CHECK(layout.page_tokens < (1 << 10) && layout.num_layers < (1 << 14) && layout.num_kv_heads < (1 << 14) &&
         layout.head_dim < (1 << 14));
   const auto field = [](int value, int shift) { return static_cast<uint64_t>(value) << shift; };
   return field(static_cast<int>(layout.k_format), 0) | field(static_cast<int>(layout.v_format), 4) |
          field(layout.page_tokens, 8) | field(layout.num_layers, 18) | field(layout.num_kv_heads, 32) |
-         field(layout.head_dim, 46);
+         field(layout.head_dim, 46) | field(static_cast<int>(layout.order), 60);
 }
 
 }  // namespace dunlin::worker

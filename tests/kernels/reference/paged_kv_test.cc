@@ -248,5 +248,49 @@ TEST(PageLayout, TheDefaultModelsPageHasTheSizeOfTheFormatDocument) {
   EXPECT_EQ(bounded.page_bytes, 211200u);
 }
 
+// The device's order holds the same values and scales as the host's; a row is the formula of FORMAT.md.
+TEST(PageLayout, TheDeviceOrderIsAPermutationOfTheRows) {
+  for (const KvFormat format : {KvFormat::kE4M3, KvFormat::kInt8, KvFormat::kF16}) {
+    for (const int dim : {16, 64, 96, 128, 256}) {
+      SCOPED_TRACE(static_cast<int>(format) * 1000 + dim);
+      const PageLayout host = PageLayout::Create(16, 2, 3, dim, format, KvFormat::kE4M3);
+      const PageLayout device =
+          PageLayout::Create(16, 2, 3, dim, format, KvFormat::kE4M3, /*key_bounds=*/false, SlabOrder::kDevice);
+      ASSERT_EQ(host.page_bytes, device.page_bytes);
+      std::vector<uint8_t> a(host.page_bytes, 0xFF), b(host.page_bytes, 0xFF);
+      std::mt19937 random(static_cast<uint32_t>(dim));
+      std::normal_distribution<float> normal;
+      for (int slot = 0; slot < 16; ++slot) {
+        std::vector<float> k(static_cast<size_t>(3 * dim)), v(k.size());
+        for (float& x : k) x = normal(random);
+        for (float& x : v) x = normal(random);
+        EXPECT_EQ(AppendToken(host, a.data(), 1, slot, k.data(), v.data()),
+                  AppendToken(device, b.data(), 1, slot, k.data(), v.data()));
+      }
+      std::vector<float> want(static_cast<size_t>(dim)), got(want.size());
+      for (int head = 0; head < 3; ++head) {
+        for (int slot = 0; slot < 16; ++slot) {
+          ReadKey(host, a.data(), 1, head, slot, want.data());
+          ReadKey(device, b.data(), 1, head, slot, got.data());
+          EXPECT_EQ(want, got);
+          ReadValue(host, a.data(), 1, head, slot, want.data());
+          ReadValue(device, b.data(), 1, head, slot, got.data());
+          EXPECT_EQ(want, got);
+          for (int d = 0; d < dim; ++d) {
+            const size_t chunks = static_cast<size_t>(dim) / 16, t = static_cast<size_t>(slot);
+            const size_t mask = chunks % 8 == 0 ? t & 7 : chunks % 4 == 0 ? t & 2 : 0;
+            const size_t chunk = (static_cast<size_t>(d) / 16) ^ mask;
+            const size_t at = device.LayerOffset(1) + device.v_offset +
+                              static_cast<size_t>(head) * 16 * static_cast<size_t>(dim) + t * static_cast<size_t>(dim) +
+                              chunk * 16 + static_cast<size_t>(d) % 16;
+            const size_t host_at = host.VOffset(1, head) + (t * static_cast<size_t>(dim) + static_cast<size_t>(d));
+            EXPECT_EQ(b[at], a[host_at]);
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace dunlin::kernels
