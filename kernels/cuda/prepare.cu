@@ -44,8 +44,8 @@ DUNLIN_DEV void ForEachFour(const Row& row, Body&& body) {
     if (FirstColumn(i) < row.stride) body(FirstColumn(i), Normed(row, row.held[i], row.weights[i], FirstColumn(i)));
   }
   for (int col = FirstColumn(kHeld); col < row.stride; col += 4 * kThreads) {
-    const FourFloats weight = row.norm != nullptr ? LoadFour(row.norm, col, row.cols) : NoFloats();
-    body(col, Normed(row, LoadFour(row.x, col, row.cols), weight, col));
+    const FourFloats weight = row.norm != nullptr ? LoadFourOf(row.norm, col, row.cols) : NoFloats();
+    body(col, Normed(row, LoadFourOf(row.x, col, row.cols), weight, col));
   }
 }
 
@@ -77,8 +77,8 @@ DUNLIN_DEV Row LoadRow(const RowsToPrepare& from, const PreparedRows& to, float*
   row.inverse = 1.0f;
   DUNLIN_UNROLL
   for (int i = 0; i < kHeld; ++i) {
-    row.held[i] = LoadFour(row.x, FirstColumn(i), row.cols);
-    row.weights[i] = row.norm != nullptr ? LoadFour(row.norm, FirstColumn(i), row.cols) : NoFloats();
+    row.held[i] = LoadFourOf(row.x, FirstColumn(i), row.cols);
+    row.weights[i] = row.norm != nullptr ? LoadFourOf(row.norm, FirstColumn(i), row.cols) : NoFloats();
   }
   if (row.norm == nullptr) return row;
   float sum = 0.0f;
@@ -88,7 +88,7 @@ DUNLIN_DEV Row LoadRow(const RowsToPrepare& from, const PreparedRows& to, float*
   };
   DUNLIN_UNROLL
   for (int i = 0; i < kHeld; ++i) add(row.held[i]);
-  for (int col = FirstColumn(kHeld); col < row.stride; col += 4 * kThreads) add(LoadFour(row.x, col, row.cols));
+  for (int col = FirstColumn(kHeld); col < row.stride; col += 4 * kThreads) add(LoadFourOf(row.x, col, row.cols));
   const float all = SumOfWarps(dev::WarpSum(sum), slots);
   row.inverse = dev::Rsqrt(all / static_cast<float>(row.cols) + from.eps);
   return row;
