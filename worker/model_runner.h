@@ -25,7 +25,7 @@ namespace dunlin::worker {
 
 // One step's work as flat arrays, built by the engine, reused from step to step.
 struct StepBatch {
-  std::vector<int32_t> token_ids;                    // [num_rows]; -1 where token_from_previous has the token
+  std::vector<int32_t> token_ids;  // [num_rows]; -1 where token_from_previous has the token
   // [num_rows], or empty when every token is known: the row's token is the one that this output of the step submitted
   // just before draws; -1 = token_ids has it. Only from a step that is in flight.
   std::vector<int32_t> token_from_previous;
@@ -70,7 +70,7 @@ struct RunnerInfo {
   // token_from_previous.
   int max_steps_in_flight = 1;
   int threads = 0;
-  int decode_threads = 0;  // of these, for steps of a few rows; 0 = all
+  int decode_threads = 0;                      // of these, for steps of a few rows; 0 = all
   uint64_t weight_bytes = 0;                   // packed
   uint64_t kv_rounding_id = 0;                 // pages of runners with different ids hold different values
   double peak_bandwidth_bytes_per_second = 0;  // measured at start; 0 = not measured
@@ -93,8 +93,9 @@ class ModelRunner {
     std::swap(*result, kept_);
     return absl::OkStatus();
   }
-  // Carries the moves out, strictly in order; after the steps in flight and before the next one. *failed_pages is overwritten: the pages whose
-  // kRestore failed (checksum, I/O), once per move; they hold anything. A kSave that failed is found by its kRestore.
+  // Carries the moves out, strictly in order; after the steps in flight and before the next one. *failed_pages is
+  // overwritten: the pages whose kRestore failed (checksum, I/O), once per move; they hold anything. A kSave that
+  // failed is found by its kRestore.
   virtual absl::Status MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) = 0;
 
  private:

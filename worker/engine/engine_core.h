@@ -156,12 +156,12 @@ class EngineCore {
 
   // Of the plan under way; kept from step to step.
   Victims victims_;
-  int32_t time_limit_ = 0;         // rows of the step by the step-time model
-  bool claimant_stopped_ = false;  // somebody may wait for a sequence that does not advance in this step
-  bool decodes_only_ = false;      // every sequence that is not paused decoded, and nobody ended or paused since
-  std::vector<RowView> views_;     // of running_
-  std::vector<int32_t> plan_;      // rows by the planner,
-  std::vector<int32_t> rows_;      // and what came of them
+  int32_t time_limit_ = 0;           // rows of the step by the step-time model
+  bool claimant_stopped_ = false;    // somebody may wait for a sequence that does not advance in this step
+  bool decodes_only_ = false;        // every sequence that is not paused decoded, and nobody ended or paused since
+  std::vector<RowView> views_;       // of running_
+  std::vector<int32_t> plan_;        // rows by the planner,
+  std::vector<int32_t> rows_;        // and what came of them
   SubmittedStep step_;               // the batch; then the step whose result is absorbed
   std::vector<Sequence*> decoders_;  // of a step that only decodes
   bool has_drafts_ = false;          // the batch has

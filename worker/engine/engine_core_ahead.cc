@@ -1,9 +1,9 @@
 // Running ahead: the next step is planned, built and submitted while the device is at the one before it, and the tokens
 // of that one are looked at while the device is at the next. A sequence that decodes goes on as if its token, which
 // nobody knows yet, did not end it: its row names the output that will draw the token. If it ends after all, what that
-// row brings is dropped, and its pages, the row's too, are free as soon as the end is known: steps and moves take effect
-// in the order of the calls, so whoever gets a page writes it after the row has. Nothing that a client sees depends on
-// it, except time.
+// row brings is dropped, and its pages, the row's too, are free as soon as the end is known: steps and moves take
+// effect in the order of the calls, so whoever gets a page writes it after the row has. Nothing that a client sees
+// depends on it, except time.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

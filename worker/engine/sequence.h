@@ -45,9 +45,9 @@ struct Sequence {
   uint64_t admitted_step = 0;     // when it joined last
   uint64_t last_advanced = 0;     // step that last gave it rows, or in which it could not have any
   // Steps in flight. A result that comes back drops it from both counts.
-  int32_t steps_in_flight = 0;   // that have rows of it
-  int32_t unknown_tokens = 0;    // that they draw for it; they follow `tokens`
-  int32_t unknown_output = -1;   // of the step submitted last: the one that draws the last of them
+  int32_t steps_in_flight = 0;  // that have rows of it
+  int32_t unknown_tokens = 0;   // that they draw for it; they follow `tokens`
+  int32_t unknown_output = -1;  // of the step submitted last: the one that draws the last of them
 
   // Speculation. The draft is that of the step under way; between steps there is none.
   int32_t max_draft = 0;               // tokens; 0 = nothing is looked up

@@ -49,6 +49,11 @@ FakeRunner::FakeRunner(FakeRunnerOptions options) : options_(std::move(options))
   slots_.resize(static_cast<size_t>(options_.num_pages) * static_cast<size_t>(options_.page_tokens));
   records_.resize(static_cast<size_t>(options_.host_slots) * static_cast<size_t>(options_.page_tokens));
   row_prefix_hash_.resize(static_cast<size_t>(options_.max_rows));
+  CHECK(options_.max_steps_in_flight >= 1 && options_.max_steps_in_flight <= 2) << options_.max_steps_in_flight;
+  if (options_.max_steps_in_flight == 1) return;
+  const int table = (options_.max_model_len + options_.page_tokens - 1) / options_.page_tokens;
+  for (HeldStep& s : held_)
+    s.batch.page_ids.reserve(static_cast<size_t>(options_.max_rows) * static_cast<size_t>(table));
 }
 
 FakeRunner::Slot& FakeRunner::SlotAt(const kernels::SequenceSlice& sequence, int32_t position) {

@@ -22,7 +22,9 @@ void Keep(std::span<const T>* span, std::vector<T>* pool) {
 }  // namespace
 
 void FakeRunner::HeldStep::Hold(const StepBatch& from, int page_tokens) {
+  std::vector<int32_t> kept = std::move(batch.page_ids);
   batch = from;
+  batch.page_ids = std::move(kept);
   executed = false;
   const auto pages_of = [page_tokens](const kernels::SequenceSlice& s) {
     return static_cast<size_t>((s.context_tokens + s.num_rows + page_tokens - 1) / page_tokens);
