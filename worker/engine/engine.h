@@ -64,7 +64,7 @@ struct EngineOptions {
   bool enable_prefix_caching = true;
   HostRestore host_restore = HostRestore::kWhenFaster;
   AdmissionPromise promise = AdmissionPromise::kPredictedOutput;
-  int num_scheduler_steps = 1;  // decode steps per plan, at most
+  int num_scheduler_steps = 1;  // decode steps per plan, at most; a runner that runs ahead has one
   // Prompts get so few rows beside decoding sequences that a step is predicted to take no longer; 0 = no target.
   absl::Duration inter_token_target = absl::ZeroDuration();
   int num_speculative_tokens = 0;  // drafted per sequence and step, at most; 0 = none

@@ -93,8 +93,6 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
 EngineCore::~EngineCore() {
   FailAll(absl::UnavailableError("the worker is shutting down"));
   DeliverEnds();
-  // The runner outlives the engine, and is quiet when it is gone.
-  for (; !in_flight_.empty(); in_flight_.Pop(&step_)) (void)runner_->Wait(&result_);
 }
 
 absl::Status EngineCore::Check(const NewSequence& sequence) const {

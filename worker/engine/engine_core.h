@@ -66,7 +66,7 @@ class EngineCore {
   // Tells the streams of the sequences that ended since the last call. Apart from Step so that whoever sees an end can
   // rely on stats() published before it.
   void DeliverEnds();
-  // Ends every open sequence with `status`.
+  // Ends every open sequence with `status`, and waits for what is in flight.
   void FailAll(const absl::Status& status);
   int32_t Flush();  // as KvStore
 

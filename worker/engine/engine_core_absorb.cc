@@ -80,8 +80,9 @@ void EngineCore::AbsorbSequence(const Planned& p, size_t first_output, absl::Tim
   --s->unknown_tokens;
   AppendToken(s, outputs[0], now);
   if (drafted > 0) AbsorbDraft(s, outputs, now);
-  // The row of the token is in flight already, and the token fills a page: that can be published only now.
-  if (s->kv.has_value() && s->num_computed >= s->num_tokens() && s->request.cache_write) pages_.Publish(s);
+  // The row of the token is in flight already: if it fills a page, that can be published only now.
+  const bool fills_page = s->num_computed >= s->num_tokens() && s->num_tokens() % pages_.page_tokens() == 0;
+  if (s->kv.has_value() && s->request.cache_write && fills_page) pages_.Publish(s);
 }
 
 // What the step brought, to those of its sequences that are still there.

@@ -65,6 +65,8 @@ void EngineCore::FailAll(const absl::Status& status) {
   waiting_.Clear([&](Sequence* s) { End(s, {FinishCause::kError, status}); });
   for (auto& s : running_) End(s.get(), {FinishCause::kError, status});
   running_.clear();
+  // The runner is quiet from now on: it may go, and so may what it writes to.
+  for (; !in_flight_.empty(); in_flight_.Pop(&step_)) (void)runner_->Wait(&result_);
 }
 
 void EngineCore::LoseDevice(const absl::Status& status) {
