@@ -10,6 +10,7 @@
 
 #define DUNLIN_DEV __device__ __forceinline__
 #define DUNLIN_UNROLL _Pragma("unroll")
+#define DUNLIN_ROLL _Pragma("unroll 1")
 #define DUNLIN_KERNEL(threads, blocks_per_sm) static __global__ __launch_bounds__(threads, blocks_per_sm)
 
 namespace dunlin::kernels::cuda::dev {

@@ -16,6 +16,7 @@
 
 #define DUNLIN_DEV inline
 #define DUNLIN_UNROLL
+#define DUNLIN_ROLL
 #define DUNLIN_KERNEL(threads, blocks_per_sm) [[maybe_unused]] static
 
 namespace dunlin::kernels::cuda::dev {

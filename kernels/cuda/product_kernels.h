@@ -1,31 +1,20 @@
-#include "kernels/cuda/products.h"
+// The kernels of products.h, for one kind of matrix each; products_*.cu instantiate them.
+// Thread-safety, errors: as products.h.  Source: ours.
+#ifndef DUNLIN_KERNELS_CUDA_PRODUCT_KERNELS_H_
+#define DUNLIN_KERNELS_CUDA_PRODUCT_KERNELS_H_
 
-#include <algorithm>
+#include <cstdint>
 
-#include "base/check.h"
 #include "kernels/cuda/dev.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/product_args.h"
 #include "kernels/cuda/product_tile.h"
 
 namespace dunlin::kernels::cuda {
-namespace {
 
-constexpr int kWarps = 8;
-constexpr int kManyTokens = 64;  // of a block of ManyRows
-constexpr int kStages = 3;       // of its activations
-
-// One launch: up to three matrices over the same rows, or a gate and an up.
-struct ProductArgs {
-  ProductPart parts[3];
-  CudaMatrix matrices[3];
-  int first_block[3] = {0, 0, 0};  // in x, of each part
-  int num_parts = 0;
-  int splits = kWarps;  // of K; the two of a gated pair share the warps
-  bool gated = false;
-  FfnActivation activation = FfnActivation::kSilu;
-  PreparedRows in;
-  const int32_t* num_rows = nullptr;
-};
+inline constexpr int kWarps = 8;
+inline constexpr int kManyTokens = 64;  // of a block of ManyRows
+inline constexpr int kStages = 3;       // of its activations
 
 DUNLIN_DEV int RowCount(const ProductArgs& args) {
   if (args.num_rows == nullptr) return args.in.rows;
@@ -84,38 +73,19 @@ DUNLIN_DEV void Store(const ProductOut& to, int row, int token, float value) {
 template <CudaKind kKind, int kHalves, int kN>
 DUNLIN_DEV void SumSplit(const CudaMatrix& m, const uint8_t* tile, int first, int last, const TokenTile& in,
                          float (&y)[kN][4]) {
-  constexpr bool kCodes = kKind <= CudaKind::kW8;
-  constexpr int kDepth = 4 / kUnitLoads < kKind >> 1 ? 4 / kUnitLoads<kKind> : 1;
-  UnitLoads<kKind> ring[kDepth];
+  constexpr int kAhead = kKind == CudaKind::kW2 ? 4 : kKind == CudaKind::kW4 ? 2 : 1;  // units: at least four loads
+  UnitLoads<kKind> ring[kAhead];
   DUNLIN_UNROLL
-  for (int d = 0; d < kDepth; ++d) {
-    if (first + d < last) LoadUnit<kKind>(m, tile, first + d, &ring[d]);
+  for (int i = 0; i < kAhead; ++i) {
+    if (first + i < last) LoadUnit<kKind>(m, tile, first + i, &ring[i]);
   }
-  for (int u = first; u < last; u += kDepth) {
+  DUNLIN_ROLL
+  for (int u = first; u < last; ++u) {
+    const UnitLoads<kKind> loads = ring[0];
     DUNLIN_UNROLL
-    for (int d = 0; d < kDepth; ++d) {
-      if (u + d >= last) break;
-      const UnitLoads<kKind> loads = ring[d];
-      if (u + d + kDepth < last) LoadUnit<kKind>(m, tile, u + d + kDepth, &ring[d]);
-      MultiplyUnit<kKind, kHalves, kN, false>(m, loads, AtUnit<kCodes>(in, u + d), y);
-    }
-  }
-}
-
-template <bool kCodes, int kN>
-DUNLIN_DEV void SumSplitOfKind(const CudaMatrix& m, const uint8_t* tile, int first, int last, const TokenTile& in,
-                               float (&y)[kN][4]) {
-  if constexpr (!kCodes) {
-    if (m.kind == CudaKind::kF16) return SumSplit<CudaKind::kF16, 1>(m, tile, first, last, in, y);
-    return SumSplit<CudaKind::kE4M3, 1>(m, tile, first, last, in, y);
-  } else if (m.factor_cols == 16) {
-    if (m.kind == CudaKind::kW2) return SumSplit<CudaKind::kW2, 2>(m, tile, first, last, in, y);
-    if (m.kind == CudaKind::kW4) return SumSplit<CudaKind::kW4, 2>(m, tile, first, last, in, y);
-    return SumSplit<CudaKind::kW8, 2>(m, tile, first, last, in, y);
-  } else {
-    if (m.kind == CudaKind::kW2) return SumSplit<CudaKind::kW2, 1>(m, tile, first, last, in, y);
-    if (m.kind == CudaKind::kW4) return SumSplit<CudaKind::kW4, 1>(m, tile, first, last, in, y);
-    return SumSplit<CudaKind::kW8, 1>(m, tile, first, last, in, y);
+    for (int i = 0; i + 1 < kAhead; ++i) ring[i] = ring[i + 1];
+    if (u + kAhead < last) LoadUnit<kKind>(m, tile, u + kAhead, &ring[kAhead - 1]);
+    MultiplyUnit<kKind, kHalves, kN, false>(m, loads, AtUnit<kTakesCodes<kKind>>(in, u), y);
   }
 }
 
@@ -128,7 +98,7 @@ DUNLIN_DEV float AddSplits(const float* partial, int first, int splits, int row,
   return sum;
 }
 
-template <bool kCodes, int kN>
+template <CudaKind kKind, int kHalves, int kN>
 DUNLIN_KERNEL(kWarps* dev::kWarp, 2)
 void FewRows(ProductArgs args) {
   const int first_token = dev::BlockY() * 8 * kN;
@@ -141,8 +111,8 @@ void FewRows(ProductArgs args) {
   {
     const CudaMatrix& m = args.matrices[args.gated ? dev::Warp() / args.splits : part];
     const int units = m.units();
-    SumSplitOfKind<kCodes, kN>(m, m.data + tile * m.row_tile_bytes(), units * split / args.splits,
-                               units * (split + 1) / args.splits, TokensFrom(args.in, first_token, count), y);
+    SumSplit<kKind, kHalves, kN>(m, m.data + tile * m.row_tile_bytes(), units * split / args.splits,
+                                 units * (split + 1) / args.splits, TokensFrom(args.in, first_token, count), y);
   }
   auto* partial = reinterpret_cast<float*>(dev::Shared());
   DUNLIN_UNROLL
@@ -162,7 +132,7 @@ void FewRows(ProductArgs args) {
       up = Unscale(args.matrices[1], args.in, row, first_token + token, up);
       value = Activate(args.activation, value) * up;
     }
-    Store(args.parts[part].out, row, first_token + token, value);
+    Store(args.outs[part], row, first_token + token, value);
   }
 }
 
@@ -189,7 +159,7 @@ DUNLIN_DEV void Stage(const TokenTile& in, int unit, uint8_t* to) {
 template <CudaKind kKind, int kHalves>
 DUNLIN_DEV void SumAll(const CudaMatrix& m, const uint8_t* tile, int splits, const TokenTile& in,
                        float (&total)[kManyN][4]) {
-  constexpr bool kCodes = kKind <= CudaKind::kW8;
+  constexpr bool kCodes = kTakesCodes<kKind>;
   constexpr int kStageBytes = kManyTokens * kPitch<kCodes>;
   const int units = m.units();
   DUNLIN_UNROLL
@@ -227,23 +197,6 @@ DUNLIN_DEV void SumAll(const CudaMatrix& m, const uint8_t* tile, int splits, con
   }
 }
 
-template <bool kCodes>
-DUNLIN_DEV void SumAllOfKind(const CudaMatrix& m, const uint8_t* tile, int splits, const TokenTile& in,
-                             float (&total)[kManyN][4]) {
-  if constexpr (!kCodes) {
-    if (m.kind == CudaKind::kF16) return SumAll<CudaKind::kF16, 1>(m, tile, splits, in, total);
-    return SumAll<CudaKind::kE4M3, 1>(m, tile, splits, in, total);
-  } else if (m.factor_cols == 16) {
-    if (m.kind == CudaKind::kW2) return SumAll<CudaKind::kW2, 2>(m, tile, splits, in, total);
-    if (m.kind == CudaKind::kW4) return SumAll<CudaKind::kW4, 2>(m, tile, splits, in, total);
-    return SumAll<CudaKind::kW8, 2>(m, tile, splits, in, total);
-  } else {
-    if (m.kind == CudaKind::kW2) return SumAll<CudaKind::kW2, 1>(m, tile, splits, in, total);
-    if (m.kind == CudaKind::kW4) return SumAll<CudaKind::kW4, 1>(m, tile, splits, in, total);
-    return SumAll<CudaKind::kW8, 1>(m, tile, splits, in, total);
-  }
-}
-
 // The up warps' totals go through shared memory to the gate's.
 DUNLIN_DEV void GateTotals(FfnActivation activation, bool is_up, int pair, const CudaMatrix& m, const CudaMatrix& up,
                            const PreparedRows& in, int first_row, int first_token, int count,
@@ -266,7 +219,7 @@ DUNLIN_DEV void GateTotals(FfnActivation activation, bool is_up, int pair, const
   }
 }
 
-template <bool kCodes>
+template <CudaKind kKind, int kHalves>
 DUNLIN_KERNEL(kWarps* dev::kWarp, 1)
 void ManyRows(ProductArgs args) {
   const int first_token = dev::BlockY() * kManyTokens;
@@ -280,7 +233,7 @@ void ManyRows(ProductArgs args) {
   // A warp beyond the last tile only stages, and stores nothing.
   const uint8_t* data = tile < m.row_tiles() ? m.data + tile * m.row_tile_bytes() : nullptr;
   float total[kManyN][4] = {};
-  SumAllOfKind<kCodes>(m, data, args.splits, TokensFrom(args.in, first_token, all - first_token), total);
+  SumAll<kKind, kHalves>(m, data, args.splits, TokensFrom(args.in, first_token, all - first_token), total);
   const int row0 = tile * kTileRows + dev::Lane() / 4, token0 = first_token + dev::Lane() % 4 * 2;
   if (args.gated) {
     GateTotals(args.activation, is_up, dev::Warp() % tiles, args.matrices[0], args.matrices[1], args.in, row0, token0,
@@ -292,94 +245,37 @@ void ManyRows(ProductArgs args) {
     const int row = row0 + i % 4 / 2 * 8, token = token0 + i / 4 * 8 + i % 2;
     if (row >= m.rows || token >= all) continue;
     const float sum = total[i / 4][i % 4];
-    Store(args.parts[part].out, row, token, args.gated ? sum : Unscale(m, args.in, row, token, sum));
+    Store(args.outs[part], row, token, args.gated ? sum : Unscale(m, args.in, row, token, sum));
   }
 }
 
 // ---- Host ----
 
-template <bool kCodes>
-void LaunchProducts(Device* device, ProductArgs args) {
+template <CudaKind kKind, int kHalves>
+void LaunchKind(Device* device, ProductArgs args) {
+  constexpr bool kCodes = kTakesCodes<kKind>;
   const int rows = args.in.rows;
   const bool many = rows > 32;
   const int tiles = !many ? 1 : args.gated ? kWarps / 2 : kWarps;  // of a block
   int blocks = 0;
-  for (int i = 0; i < (args.gated ? 1 : args.num_parts); ++i) {
+  for (int i = 0; i < args.num_parts; ++i) {
     args.first_block[i] = blocks;
     blocks += (args.matrices[i].row_tiles() + tiles - 1) / tiles;
   }
-  if (args.gated) args.num_parts = 1;
-  const int threads = kWarps * dev::kWarp;
-  const auto few = [&](int n) {
-    return LaunchConfig{.grid_x = blocks,
-                        .grid_y = (rows + 8 * n - 1) / (8 * n),
-                        .threads = threads,
-                        .shared_bytes = static_cast<size_t>(kWarps * 128 * n) * sizeof(float)};
-  };
+  LaunchConfig config = {.grid_x = blocks, .threads = kWarps * dev::kWarp};
   if (rows <= 8) {
-    DUNLIN_LAUNCH(device, few(1), (FewRows<kCodes, 1>), args);
-  } else if (rows <= 16) {
-    DUNLIN_LAUNCH(device, few(2), (FewRows<kCodes, 2>), args);
+    config.shared_bytes = kWarps * 128 * sizeof(float);
+    DUNLIN_LAUNCH(device, config, (FewRows<kKind, kHalves, 1>), args);
   } else if (!many) {
-    DUNLIN_LAUNCH(device, few(4), (FewRows<kCodes, 4>), args);
+    config.shared_bytes = kWarps * 128 * 4 * sizeof(float);
+    DUNLIN_LAUNCH(device, config, (FewRows<kKind, kHalves, 4>), args);
   } else {
-    const LaunchConfig config = {.grid_x = blocks,
-                                 .grid_y = (rows + kManyTokens - 1) / kManyTokens,
-                                 .threads = threads,
-                                 .shared_bytes = static_cast<size_t>(kStages * kManyTokens * kPitch<kCodes>)};
-    DUNLIN_LAUNCH(device, config, (ManyRows<kCodes>), args);
+    config.grid_y = (rows + kManyTokens - 1) / kManyTokens;
+    config.shared_bytes = static_cast<size_t>(kStages * kManyTokens * kPitch<kCodes>);
+    DUNLIN_LAUNCH(device, config, (ManyRows<kKind, kHalves>), args);
   }
-}
-
-void Launch(Device* device, ProductArgs args) {
-  if (args.in.rows == 0) return;
-  for (int i = 0; i < args.num_parts; ++i) {
-    const CudaMatrix& m = *args.parts[i].matrix;
-    CHECK_EQ(m.cols, args.in.cols);
-    CHECK_EQ(m.takes_codes(), args.in.codes != nullptr);
-    args.matrices[i] = m;
-  }
-  CHECK_EQ(args.in.stride, args.matrices[0].units() * kUnitColumns);
-  if (args.in.codes != nullptr) {
-    LaunchProducts<true>(device, args);
-  } else {
-    LaunchProducts<false>(device, args);
-  }
-}
-
-}  // namespace
-
-void Multiply(Device* device, const CudaMatrix& matrix, const PreparedRows& in, const int32_t* num_rows,
-              const ProductOut& out) {
-  const ProductPart part = {&matrix, out};
-  MultiplyParts(device, &part, 1, in, num_rows);
-}
-
-void MultiplyParts(Device* device, const ProductPart* parts, int num_parts, const PreparedRows& in,
-                   const int32_t* num_rows) {
-  CHECK(num_parts >= 1 && num_parts <= 3) << num_parts;
-  ProductArgs args;
-  std::copy(parts, parts + num_parts, args.parts);
-  args.num_parts = num_parts;
-  args.in = in;
-  args.num_rows = num_rows;
-  Launch(device, args);
-}
-
-void MultiplyGated(Device* device, const CudaMatrix& gate, const CudaMatrix& up, FfnActivation activation,
-                   const PreparedRows& in, const int32_t* num_rows, float* out) {
-  CHECK_EQ(gate.rows, up.rows);
-  CHECK(gate.kind == up.kind && (gate.factor_cols == 16) == (up.factor_cols == 16)) << "a pair of two kinds";
-  ProductArgs args;
-  args.parts[0] = {&gate, {.out = out, .ld = gate.rows}};
-  args.parts[1] = {&up, {}};
-  args.num_parts = 2;
-  args.splits = kWarps / 2;
-  args.gated = true;
-  args.activation = activation;
-  args.in = in;
-  args.num_rows = num_rows;
-  Launch(device, args);
 }
 
 }  // namespace dunlin::kernels::cuda
+
+#endif  // DUNLIN_KERNELS_CUDA_PRODUCT_KERNELS_H_
