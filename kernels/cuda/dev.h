@@ -27,6 +27,7 @@
 //   halves      PackHalf2(low, high) HalfLow HalfHigh HalfMul2 HalfFma2; values live as bits in uint32_t
 //   numbers     Fma Exp2 (approximate, 2 ulp) Log2 (approximate) Rsqrt Sqrt RoundToInt (nearest even) Dp4a (s8 x s8 +
 //   s32)
+//               Dp2a(a, b, c): c + the s16 of a times the low two s8 of b
 //               BytePermute(a, b, selector: PTX prmt) FloatBits BitsToFloat PopCount
 //   atomics     AtomicAdd (u32, s32, u64), AtomicMax (u32): global or shared, relaxed; integers only, so that no result
 //               depends on their order

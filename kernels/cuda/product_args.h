@@ -20,6 +20,7 @@ struct ProductArgs {
   int first_block[kMaxParts] = {};  // in x, of each part
   int num_parts = 0;
   int splits = 8;  // of K; the two of a gated pair share the warps
+  int warps = 8;   // of a block
   bool gated = false;
   FfnActivation activation = FfnActivation::kSilu;
   PreparedRows in;

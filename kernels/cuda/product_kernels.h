@@ -13,6 +13,7 @@
 namespace dunlin::kernels::cuda {
 
 inline constexpr int kWarps = 8;
+inline constexpr int kFewTokens = 32;   // the most that FewRows takes
 inline constexpr int kManyTokens = 64;  // of a block of ManyRows
 inline constexpr int kStages = 3;       // of its activations
 
@@ -99,7 +100,7 @@ DUNLIN_DEV float AddSplits(const float* partial, int first, int splits, int row,
 }
 
 template <CudaKind kKind, int kHalves, int kN>
-DUNLIN_KERNEL(kWarps* dev::kWarp, 2)
+DUNLIN_KERNEL(kWarps* dev::kWarp, kN > 1 && kHalves > 1 ? 1 : 2)
 void FewRows(ProductArgs args) {
   const int first_token = dev::BlockY() * 8 * kN;
   const int count = RowCount(args) - first_token;
@@ -144,10 +145,10 @@ constexpr int kManyN = kManyTokens / 8;
 
 // Copies a unit of 64 tokens: values, then behind each token's codes its four scales.
 template <bool kCodes>
-DUNLIN_DEV void Stage(const TokenTile& in, int unit, uint8_t* to) {
+DUNLIN_DEV void Stage(const TokenTile& in, int unit, int threads, uint8_t* to) {
   constexpr int kValues = kCodes ? 8 : 16, kPieces = kCodes ? 10 : 16;
   const TokenTile from = AtUnit<kCodes>(in, unit);
-  for (int i = dev::ThreadX(); i < kManyTokens * kPieces; i += kWarps * dev::kWarp) {
+  for (int i = dev::ThreadX(); i < kManyTokens * kPieces; i += threads) {
     const int token = i / kPieces, piece = i % kPieces;
     const int row = token < in.count ? token : 0;
     const uint8_t* source = piece < kValues ? from.values + row * from.pitch + piece * 16
@@ -156,27 +157,28 @@ DUNLIN_DEV void Stage(const TokenTile& in, int unit, uint8_t* to) {
   }
 }
 
+// totals: of this lane, [kManyN * 4], kWarp apart.
 template <CudaKind kKind, int kHalves>
-DUNLIN_DEV void SumAll(const CudaMatrix& m, const uint8_t* tile, int splits, const TokenTile& in,
-                       float (&total)[kManyN][4]) {
+DUNLIN_DEV void SumAll(const CudaMatrix& m, const uint8_t* tile, int splits, int threads, const TokenTile& in,
+                       float* totals) {
   constexpr bool kCodes = kTakesCodes<kKind>;
   constexpr int kStageBytes = kManyTokens * kPitch<kCodes>;
   const int units = m.units();
   DUNLIN_UNROLL
   for (int s = 0; s < kStages - 1; ++s) {
-    if (s < units) Stage<kCodes>(in, s, dev::Shared() + s * kStageBytes);
+    if (s < units) Stage<kCodes>(in, s, threads, dev::Shared() + s * kStageBytes);
     dev::CopyAsyncCommit();
   }
   UnitLoads<kKind> next;
   if (tile != nullptr) LoadUnit<kKind>(m, tile, 0, &next);
   float y[kManyN][4] = {};
   int split = 1;
+  DUNLIN_ROLL
   for (int u = 0; u < units; ++u) {
-    const int stage = u % kStages;
+    const int stage = u % kStages, filled = (u + kStages - 1) % kStages;
     dev::CopyAsyncWait<kStages - 2>();
     dev::SyncThreads();  // this unit is there, and the stage that is filled now has been read
-    const int filled = stage == 0 ? kStages - 1 : stage - 1;
-    if (u + kStages - 1 < units) Stage<kCodes>(in, u + kStages - 1, dev::Shared() + filled * kStageBytes);
+    if (u + kStages - 1 < units) Stage<kCodes>(in, u + kStages - 1, threads, dev::Shared() + filled * kStageBytes);
     dev::CopyAsyncCommit();
     if (tile == nullptr) continue;
     const UnitLoads<kKind> loads = next;
@@ -187,93 +189,80 @@ DUNLIN_DEV void SumAll(const CudaMatrix& m, const uint8_t* tile, int splits, con
     while (units * split / splits <= u) ++split;
     if (u + 1 != units * split / splits) continue;
     DUNLIN_UNROLL
-    for (int n = 0; n < kManyN; ++n) {
-      DUNLIN_UNROLL
-      for (int c = 0; c < 4; ++c) {
-        total[n][c] += y[n][c];
-        y[n][c] = 0.0f;
-      }
+    for (int i = 0; i < kManyN * 4; ++i) {
+      totals[i * dev::kWarp] += y[i / 4][i % 4];
+      y[i / 4][i % 4] = 0.0f;
     }
   }
 }
 
-// The up warps' totals go through shared memory to the gate's.
-DUNLIN_DEV void GateTotals(FfnActivation activation, bool is_up, int pair, const CudaMatrix& m, const CudaMatrix& up,
-                           const PreparedRows& in, int first_row, int first_token, int count,
-                           float (&total)[kManyN][4]) {
-  auto* exchange = reinterpret_cast<float*>(dev::Shared()) + pair * (kTileRows * kManyTokens) + dev::Lane();
-  dev::CopyAsyncWait<0>();
-  dev::SyncThreads();
-  DUNLIN_UNROLL
-  for (int i = 0; i < kManyN * 4; ++i) {
-    if (is_up) exchange[i * dev::kWarp] = total[i / 4][i % 4];
-  }
-  dev::SyncThreads();
-  if (is_up) return;
-  DUNLIN_UNROLL
-  for (int i = 0; i < kManyN * 4; ++i) {
-    const int row = first_row + i % 4 / 2 * 8, token = first_token + i / 4 * 8 + i % 2;
-    if (row >= m.rows || token >= count) continue;
-    const float gate = Unscale(m, in, row, token, total[i / 4][i % 4]);
-    total[i / 4][i % 4] = Activate(activation, gate) * Unscale(up, in, row, token, exchange[i * dev::kWarp]);
-  }
-}
-
 template <CudaKind kKind, int kHalves>
-DUNLIN_KERNEL(kWarps* dev::kWarp, 1)
+DUNLIN_KERNEL(kWarps* dev::kWarp, 2)
 void ManyRows(ProductArgs args) {
   const int first_token = dev::BlockY() * kManyTokens;
   const int all = RowCount(args);
   if (first_token >= all) return;
   const int part = PartOfBlock(args);
-  const int tiles = args.gated ? kWarps / 2 : kWarps;
+  const int tiles = args.gated ? args.warps / 2 : args.warps;
   const bool is_up = args.gated && dev::Warp() >= tiles;
   const CudaMatrix& m = args.matrices[is_up ? 1 : part];
   const int tile = (dev::BlockX() - args.first_block[part]) * tiles + dev::Warp() % tiles;
   // A warp beyond the last tile only stages, and stores nothing.
   const uint8_t* data = tile < m.row_tiles() ? m.data + tile * m.row_tile_bytes() : nullptr;
-  float total[kManyN][4] = {};
-  SumAll<kKind, kHalves>(m, data, args.splits, TokensFrom(args.in, first_token, all - first_token), total);
+  constexpr int kStagesBytes = kStages * kManyTokens * kPitch<kTakesCodes<kKind>>;
+  float* totals =
+      reinterpret_cast<float*>(dev::Shared() + kStagesBytes) + dev::Warp() * (kTileRows * kManyTokens) + dev::Lane();
+  for (int i = 0; i < kManyN * 4; ++i) totals[i * dev::kWarp] = 0.0f;
+  SumAll<kKind, kHalves>(m, data, args.splits, args.warps * dev::kWarp,
+                         TokensFrom(args.in, first_token, all - first_token), totals);
+  if (args.gated) dev::SyncThreads();
+  if (is_up) return;
   const int row0 = tile * kTileRows + dev::Lane() / 4, token0 = first_token + dev::Lane() % 4 * 2;
-  if (args.gated) {
-    GateTotals(args.activation, is_up, dev::Warp() % tiles, args.matrices[0], args.matrices[1], args.in, row0, token0,
-               all, total);
-    if (is_up) return;
-  }
-  DUNLIN_UNROLL
   for (int i = 0; i < kManyN * 4; ++i) {
     const int row = row0 + i % 4 / 2 * 8, token = token0 + i / 4 * 8 + i % 2;
     if (row >= m.rows || token >= all) continue;
-    const float sum = total[i / 4][i % 4];
-    Store(args.outs[part], row, token, args.gated ? sum : Unscale(m, args.in, row, token, sum));
+    float value = Unscale(m, args.in, row, token, totals[i * dev::kWarp]);
+    if (args.gated) {
+      const float up = totals[tiles * (kTileRows * kManyTokens) + i * dev::kWarp];
+      value = Activate(args.activation, value) * Unscale(args.matrices[1], args.in, row, token, up);
+    }
+    Store(args.outs[part], row, token, value);
   }
 }
 
 // ---- Host ----
 
+// How many blocks, when each has so many row tiles; says where each part's begin.
+inline int PlaceBlocks(ProductArgs* args, int tiles) {
+  int blocks = 0;
+  for (int i = 0; i < args->num_parts; ++i) {
+    args->first_block[i] = blocks;
+    blocks += (args->matrices[i].row_tiles() + tiles - 1) / tiles;
+  }
+  return blocks;
+}
+
 template <CudaKind kKind, int kHalves>
 void LaunchKind(Device* device, ProductArgs args) {
-  constexpr bool kCodes = kTakesCodes<kKind>;
   const int rows = args.in.rows;
-  const bool many = rows > 32;
-  const int tiles = !many ? 1 : args.gated ? kWarps / 2 : kWarps;  // of a block
-  int blocks = 0;
-  for (int i = 0; i < args.num_parts; ++i) {
-    args.first_block[i] = blocks;
-    blocks += (args.matrices[i].row_tiles() + tiles - 1) / tiles;
+  LaunchConfig config = {.threads = kWarps * dev::kWarp};
+  if (rows <= kFewTokens) {
+    config.grid_x = PlaceBlocks(&args, 1);
+    config.shared_bytes = kWarps * 128 * sizeof(float) * (rows <= 8 ? 1 : 4);
+    if (rows <= 8) return DUNLIN_LAUNCH(device, config, (FewRows<kKind, kHalves, 1>), args);
+    return DUNLIN_LAUNCH(device, config, (FewRows<kKind, kHalves, 4>), args);
   }
-  LaunchConfig config = {.grid_x = blocks, .threads = kWarps * dev::kWarp};
-  if (rows <= 8) {
-    config.shared_bytes = kWarps * 128 * sizeof(float);
-    DUNLIN_LAUNCH(device, config, (FewRows<kKind, kHalves, 1>), args);
-  } else if (!many) {
-    config.shared_bytes = kWarps * 128 * 4 * sizeof(float);
-    DUNLIN_LAUNCH(device, config, (FewRows<kKind, kHalves, 4>), args);
-  } else {
-    config.grid_y = (rows + kManyTokens - 1) / kManyTokens;
-    config.shared_bytes = static_cast<size_t>(kStages * kManyTokens * kPitch<kCodes>);
-    DUNLIN_LAUNCH(device, config, (ManyRows<kKind, kHalves>), args);
-  }
+  config.grid_y = (rows + kManyTokens - 1) / kManyTokens;
+  const auto place = [&](int warps) {
+    args.warps = warps;
+    config.threads = warps * dev::kWarp;
+    config.grid_x = PlaceBlocks(&args, args.gated ? warps / 2 : warps);
+  };
+  place(kWarps);
+  if (config.grid_x * config.grid_y < device->info().num_sms) place(kWarps / 2);  // more blocks than better shared ones
+  config.shared_bytes = static_cast<size_t>(kStages * kManyTokens * kPitch<kTakesCodes<kKind>> +
+                                            args.warps * kTileRows * kManyTokens * static_cast<int>(sizeof(float)));
+  DUNLIN_LAUNCH(device, config, (ManyRows<kKind, kHalves>), args);
 }
 
 }  // namespace dunlin::kernels::cuda

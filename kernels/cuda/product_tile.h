@@ -74,14 +74,14 @@ template <int kHalves>
 struct Scales {
   float scale[2][kHalves];
   float min[2][kHalves];
-  int code_offset;
-  bool has_min;  // the same in all lanes
+  uint32_t code_offset;  // as a byte
+  bool has_min;          // the same in all lanes
 };
 
 template <int kHalves>
 DUNLIN_DEV Scales<kHalves> DecodeScales(const CudaMatrix& m, const RawScales& raw) {
   Scales<kHalves> s;
-  s.code_offset = m.code_offset;
+  s.code_offset = static_cast<uint8_t>(m.code_offset);
   s.has_min = m.second != CudaSecond::kNone;
   DUNLIN_UNROLL
   for (int r = 0; r < 2; ++r) {
@@ -130,33 +130,34 @@ DUNLIN_DEV float ToFloat(int32_t sum) { return dev::BitsToFloat(static_cast<uint
 
 struct TokenScale {
   float scale;
-  int low_sum, high_sum;
+  uint32_t sums;  // of the codes of columns 0…15 and 16…31, as BlockScale has them
 };
 template <bool kStaged>
 DUNLIN_DEV TokenScale LoadTokenScale(const TokenTile& in, int token, int p) {
   const Pair raw = LoadPair<kStaged>(in.scales + token * in.scale_pitch + 8 * p, token < in.count);
-  return {dev::BitsToFloat(raw.x), static_cast<int16_t>(raw.y), static_cast<int32_t>(raw.y) >> 16};
+  return {dev::BitsToFloat(raw.x), raw.y};
 }
 
 // y += d_in * (d * acc + min * sum), for the four sums of a lane. a: the codes of half h of the block, or of all.
 template <int kHalves>
 DUNLIN_DEV void MultiplyScaled(const uint32_t (&a)[4], const uint32_t (&b)[2], const Scales<kHalves>& s, int h,
                                const TokenScale (&in)[2], float (&y)[4]) {
+  const uint32_t which = kHalves == 1 ? 0x0101u : h == 0 ? 0x0001u : 0x0100u;  // of the two sums
   int32_t acc[4];
-  float sum[2];
   DUNLIN_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    const int codes = kHalves == 1 ? in[i].low_sum + in[i].high_sum : h == 0 ? in[i].low_sum : in[i].high_sum;
-    acc[i] = acc[i + 2] = kFloatOfInt + s.code_offset * codes;
-    sum[i] = static_cast<float>(codes);
-  }
+  for (int i = 0; i < 2; ++i) acc[i] = acc[i + 2] = dev::Dp2a(in[i].sums, which * s.code_offset, kFloatOfInt);
   dev::MmaS8(acc, a, b);
+  float x[4];
   DUNLIN_UNROLL
-  for (int c = 0; c < 4; ++c) {
-    float x = s.scale[c / 2][h] * ToFloat(acc[c]);
-    if (s.has_min) x = dev::Fma(s.min[c / 2][h], sum[c % 2], x);
-    y[c] = dev::Fma(in[c % 2].scale, x, y[c]);
+  for (int c = 0; c < 4; ++c) x[c] = s.scale[c / 2][h] * ToFloat(acc[c]);
+  if (s.has_min) {
+    DUNLIN_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      x[c] = dev::Fma(s.min[c / 2][h], ToFloat(dev::Dp2a(in[c % 2].sums, which, kFloatOfInt)), x[c]);
+    }
   }
+  DUNLIN_UNROLL
+  for (int c = 0; c < 4; ++c) y[c] = dev::Fma(in[c % 2].scale, x[c], y[c]);
 }
 
 template <int kHalves, int kN, bool kStaged>

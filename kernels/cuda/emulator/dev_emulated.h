@@ -162,6 +162,11 @@ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   }
   return static_cast<int32_t>(sum);
 }
+inline int32_t Dp2a(uint32_t a, uint32_t b, int32_t c) {
+  const int low = static_cast<int16_t>(a) * static_cast<int8_t>(b);
+  const int high = static_cast<int16_t>(a >> 16) * static_cast<int8_t>(b >> 8);
+  return static_cast<int32_t>(static_cast<uint32_t>(c) + static_cast<uint32_t>(low) + static_cast<uint32_t>(high));
+}
 inline uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t both = static_cast<uint64_t>(b) << 32 | a;
   uint32_t r = 0;
