@@ -27,12 +27,13 @@
 //   halves      PackHalf2(low, high) HalfLow HalfHigh HalfMul2 HalfFma2; values live as bits in uint32_t
 //   numbers     Fma Exp2 (approximate, 2 ulp) Log2 (approximate) Rsqrt Sqrt RoundToInt (nearest even) Dp4a (s8 x s8 +
 //   s32)
+//               Dp2a(a, b, c): c + the s16 of a times the low two s8 of b
 //               BytePermute(a, b, selector: PTX prmt) FloatBits BitsToFloat PopCount
 //   atomics     AtomicAdd (u32, s32, u64), AtomicMax (u32): global or shared, relaxed; integers only, so that no result
 //               depends on their order
 //
 // DUNLIN_UNROLL before a loop over register arrays: an index that is not known at compile time would move them to local
-// memory, which the build refuses. A kernel has static linkage; templates of kernels are instantiated where launched.
+// memory, which the build refuses. DUNLIN_ROLL before one that is to stay a loop. A kernel has static linkage; templates of kernels are instantiated where launched.
 //
 // Rounding: nvcc compiles with -fmad=false and g++ with -ffp-contract=off, so a * b + c is two roundings everywhere;
 // ask for Fma where one is wanted. Plain loads and stores of global and shared memory are plain C++.

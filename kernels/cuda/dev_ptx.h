@@ -10,6 +10,7 @@
 
 #define DUNLIN_DEV __device__ __forceinline__
 #define DUNLIN_UNROLL _Pragma("unroll")
+#define DUNLIN_ROLL _Pragma("unroll 1")
 #define DUNLIN_KERNEL(threads, blocks_per_sm) static __global__ __launch_bounds__(threads, blocks_per_sm)
 
 namespace dunlin::kernels::cuda::dev {
@@ -159,6 +160,9 @@ DUNLIN_DEV float Sqrt(float x) { return __fsqrt_rn(x); }
 DUNLIN_DEV int32_t RoundToInt(float x) { return __float2int_rn(x); }
 DUNLIN_DEV int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   return __dp4a(static_cast<int32_t>(a), static_cast<int32_t>(b), c);
+}
+DUNLIN_DEV int32_t Dp2a(uint32_t a, uint32_t b, int32_t c) {
+  return __dp2a_lo(static_cast<int>(a), static_cast<int>(b), c);
 }
 DUNLIN_DEV uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
 DUNLIN_DEV int PopCount(uint32_t x) { return __popc(x); }

@@ -74,11 +74,15 @@ template <int kHalves>
 struct Scales {
   float scale[2][kHalves];
   float min[2][kHalves];
+  uint32_t code_offset;  // as a byte
+  bool has_min;          // the same in all lanes
 };
 
 template <int kHalves>
 DUNLIN_DEV Scales<kHalves> DecodeScales(const CudaMatrix& m, const RawScales& raw) {
   Scales<kHalves> s;
+  s.code_offset = static_cast<uint8_t>(m.code_offset);
+  s.has_min = m.second != CudaSecond::kNone;
   DUNLIN_UNROLL
   for (int r = 0; r < 2; ++r) {
     const float scale = r == 0 ? dev::HalfLow(raw.scale) : dev::HalfHigh(raw.scale);
@@ -94,7 +98,6 @@ DUNLIN_DEV Scales<kHalves> DecodeScales(const CudaMatrix& m, const RawScales& ra
       }
       // An offset times the scale is exact: eleven bits times nine.
       if (m.second == CudaSecond::kOffset) min = d * second;
-      if (m.second == CudaSecond::kNone) min = d * static_cast<float>(m.code_offset);
       s.scale[r][h] = d;
       s.min[r][h] = min;
     }
@@ -104,15 +107,15 @@ DUNLIN_DEV Scales<kHalves> DecodeScales(const CudaMatrix& m, const RawScales& ra
 
 // Block p's.
 template <int kHalves>
-DUNLIN_DEV Scales<kHalves> OfBlock(const Scales<kHalves>& mine, int p, bool has_min) {
+DUNLIN_DEV Scales<kHalves> OfBlock(const Scales<kHalves>& mine, int p) {
   const int lane = (dev::Lane() & 28) + p;
-  Scales<kHalves> s;
+  Scales<kHalves> s = mine;
   DUNLIN_UNROLL
   for (int r = 0; r < 2; ++r) {
     DUNLIN_UNROLL
     for (int h = 0; h < kHalves; ++h) {
       s.scale[r][h] = dev::Shuffle(mine.scale[r][h], lane);
-      s.min[r][h] = has_min ? dev::Shuffle(mine.min[r][h], lane) : 0.0f;
+      if (mine.has_min) s.min[r][h] = dev::Shuffle(mine.min[r][h], lane);
     }
   }
   return s;
@@ -120,47 +123,60 @@ DUNLIN_DEV Scales<kHalves> OfBlock(const Scales<kHalves>& mine, int p, bool has_
 
 // ---- Products of one block of 32 columns ----
 
-// y += d_in * (d * acc + min * sum), for the four sums of a lane.
+// Sums of products begin at this, whose bits are 1.5 * 2^23 as a float: plus a whole number below 2^22 they are that
+// much more, so taking it off again makes the float, at a tenth of a conversion's cost.
+inline constexpr int32_t kFloatOfInt = 0x4B400000;
+DUNLIN_DEV float ToFloat(int32_t sum) { return dev::BitsToFloat(static_cast<uint32_t>(sum)) - 12582912.0f; }
+
+struct TokenScale {
+  float scale;
+  uint32_t sums;  // of the codes of columns 0…15 and 16…31, as BlockScale has them
+};
+template <bool kStaged>
+DUNLIN_DEV TokenScale LoadTokenScale(const TokenTile& in, int token, int p) {
+  const Pair raw = LoadPair<kStaged>(in.scales + token * in.scale_pitch + 8 * p, token < in.count);
+  return {dev::BitsToFloat(raw.x), raw.y};
+}
+
+// y += d_in * (d * acc + min * sum), for the four sums of a lane. a: the codes of half h of the block, or of all.
 template <int kHalves>
-DUNLIN_DEV void AddScaled(const int32_t (&acc)[4], const Scales<kHalves>& s, int h, bool has_min,
-                          const float (&d_in)[2], const float (&sum)[2], float (&y)[4]) {
+DUNLIN_DEV void MultiplyScaled(const uint32_t (&a)[4], const uint32_t (&b)[2], const Scales<kHalves>& s, int h,
+                               const TokenScale (&in)[2], float (&y)[4]) {
+  const uint32_t which = kHalves == 1 ? 0x0101u : h == 0 ? 0x0001u : 0x0100u;  // of the two sums
+  int32_t acc[4];
   DUNLIN_UNROLL
-  for (int c = 0; c < 4; ++c) {
-    float x = s.scale[c / 2][h] * static_cast<float>(acc[c]);
-    if (has_min) x = dev::Fma(s.min[c / 2][h], sum[c % 2], x);
-    y[c] = dev::Fma(d_in[c % 2], x, y[c]);
+  for (int i = 0; i < 2; ++i) acc[i] = acc[i + 2] = dev::Dp2a(in[i].sums, which * s.code_offset, kFloatOfInt);
+  dev::MmaS8(acc, a, b);
+  float x[4];
+  DUNLIN_UNROLL
+  for (int c = 0; c < 4; ++c) x[c] = s.scale[c / 2][h] * ToFloat(acc[c]);
+  if (s.has_min) {
+    DUNLIN_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      x[c] = dev::Fma(s.min[c / 2][h], ToFloat(dev::Dp2a(in[c % 2].sums, which, kFloatOfInt)), x[c]);
+    }
   }
+  DUNLIN_UNROLL
+  for (int c = 0; c < 4; ++c) y[c] = dev::Fma(in[c % 2].scale, x[c], y[c]);
 }
 
 template <int kHalves, int kN, bool kStaged>
-DUNLIN_DEV void MultiplyCodes(const uint32_t (&a)[4], int p, const Scales<kHalves>& s, bool has_min,
-                              const TokenTile& in, float (&y)[kN][4]) {
+DUNLIN_DEV void MultiplyCodes(const uint32_t (&a)[4], int p, const Scales<kHalves>& s, const TokenTile& in,
+                              float (&y)[kN][4]) {
   const int g = dev::Lane() / 4, t = dev::Lane() % 4;
   DUNLIN_UNROLL
   for (int n = 0; n < kN; ++n) {
+    if (kN > 1 && !kStaged && 8 * n >= in.count) break;
     const Pair codes = LoadPair<kStaged>(in.values + (8 * n + g) * in.pitch + 32 * p + 8 * t, 8 * n + g < in.count);
     const uint32_t b[2] = {codes.x, codes.y};
-    float d_in[2], sum[2][2];
-    DUNLIN_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int token = 8 * n + 2 * t + i;
-      const Pair scale = LoadPair<kStaged>(in.scales + token * in.scale_pitch + 8 * p, token < in.count);
-      d_in[i] = dev::BitsToFloat(scale.x);
-      const int low = static_cast<int16_t>(scale.y), high = static_cast<int32_t>(scale.y) >> 16;
-      sum[0][i] = static_cast<float>(kHalves == 2 ? low : low + high);
-      sum[1][i] = static_cast<float>(high);
-    }
-    int32_t acc[4] = {0, 0, 0, 0};
+    const TokenScale scales[2] = {LoadTokenScale<kStaged>(in, 8 * n + 2 * t, p),
+                                  LoadTokenScale<kStaged>(in, 8 * n + 2 * t + 1, p)};
     if constexpr (kHalves == 1) {
-      dev::MmaS8(acc, a, b);
-      AddScaled<kHalves>(acc, s, 0, has_min, d_in, sum[0], y[n]);
+      MultiplyScaled<kHalves>(a, b, s, 0, scales, y[n]);
     } else {
       const uint32_t low[4] = {a[0], a[1], 0, 0}, high[4] = {0, 0, a[2], a[3]};
-      dev::MmaS8(acc, low, b);
-      AddScaled<kHalves>(acc, s, 0, has_min, d_in, sum[0], y[n]);
-      int32_t second[4] = {0, 0, 0, 0};
-      dev::MmaS8(second, high, b);
-      AddScaled<kHalves>(second, s, 1, has_min, d_in, sum[1], y[n]);
+      MultiplyScaled<kHalves>(low, b, s, 0, scales, y[n]);
+      MultiplyScaled<kHalves>(high, b, s, 1, scales, y[n]);
     }
   }
 }
@@ -181,6 +197,7 @@ DUNLIN_DEV void MultiplyHalves(const uint32_t (&a)[2][4], int p, const float (&s
                                float (&y)[kN][4]) {
   DUNLIN_UNROLL
   for (int n = 0; n < kN; ++n) {
+    if (kN > 1 && !kStaged && 8 * n >= in.count) break;
     const dev::U4 v = LoadHalves<kStaged>(in, 8 * n + dev::Lane() / 4, p);
     const uint32_t b[2][2] = {{v.x, v.y}, {v.z, v.w}};
     if constexpr (kScaled) {
@@ -221,20 +238,26 @@ DUNLIN_DEV void LoadUnit(const CudaMatrix& m, const uint8_t* tile, int unit, Uni
   }
 }
 
-// Codes of block p as signed bytes.
+// The codes of block p, the next one, as signed bytes; what is left moves up, so that every index is a constant.
 template <CudaKind kKind>
-DUNLIN_DEV void ExpandCodes(const UnitLoads<kKind>& loads, int p, uint32_t (&a)[4]) {
-  constexpr int kBlocks = 4 / kUnitLoads<kKind>;  // of a load
-  const dev::U4 v = loads.codes[p / kBlocks];
-  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-  DUNLIN_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    if constexpr (kKind == CudaKind::kW8) a[j] = words[j];
-    if constexpr (kKind == CudaKind::kW4) a[j] = words[j] >> (4 * (p % 2)) & 0x0F0F0F0Fu;
-    if constexpr (kKind == CudaKind::kW2) a[j] = words[j] >> (2 * p) & 0x03030303u;
+DUNLIN_DEV void TakeCodes(UnitLoads<kKind>* loads, int p, uint32_t (&a)[4]) {
+  dev::U4& v = loads->codes[0];
+  a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
+  if constexpr (kKind == CudaKind::kW8) {
+    DUNLIN_UNROLL
+    for (int i = 0; i < 3; ++i) loads->codes[i] = loads->codes[i + 1];
+  } else {
+    constexpr int kBits = kKind == CudaKind::kW4 ? 4 : 2;
+    DUNLIN_UNROLL
+    for (int j = 0; j < 4; ++j) a[j] &= kBits == 4 ? 0x0F0F0F0Fu : 0x03030303u;
+    v.x >>= kBits, v.y >>= kBits, v.z >>= kBits, v.w >>= kBits;
+    if constexpr (kKind == CudaKind::kW4) {
+      if (p % 2 == 1) v = loads->codes[1];
+    }
   }
 }
 
+// The two fragments of block p.
 template <CudaKind kKind>
 DUNLIN_DEV void ExpandHalves(const UnitLoads<kKind>& loads, int p, uint32_t (&a)[2][4]) {
   DUNLIN_UNROLL
@@ -253,26 +276,35 @@ DUNLIN_DEV void ExpandHalves(const UnitLoads<kKind>& loads, int p, uint32_t (&a)
 }
 
 template <CudaKind kKind, int kHalves, int kN, bool kStaged>
-DUNLIN_DEV void MultiplyUnit(const CudaMatrix& m, const UnitLoads<kKind>& loads, const TokenTile& in,
-                             float (&y)[kN][4]) {
-  Scales<kHalves> mine = {};
-  if constexpr (kKind != CudaKind::kF16) mine = DecodeScales<kHalves>(m, loads.scales);
-  const bool has_min = m.second != CudaSecond::kNone || m.code_offset != 0;
-  DUNLIN_UNROLL
-  for (int p = 0; p < kUnitColumns / kBlockColumns; ++p) {
-    if constexpr (kKind == CudaKind::kF16 || kKind == CudaKind::kE4M3) {
+DUNLIN_DEV void MultiplyUnit(const CudaMatrix& m, UnitLoads<kKind> loads, const TokenTile& in, float (&y)[kN][4]) {
+  constexpr int kBlocks = kUnitColumns / kBlockColumns;
+  if constexpr (kKind == CudaKind::kF16 || kKind == CudaKind::kE4M3) {
+    Scales<kHalves> mine = {};
+    if constexpr (kKind == CudaKind::kE4M3) mine = DecodeScales<kHalves>(m, loads.scales);
+    DUNLIN_UNROLL
+    for (int p = 0; p < kBlocks; ++p) {
       uint32_t a[2][4];
       ExpandHalves<kKind>(loads, p, a);
       float scale[2] = {1.0f, 1.0f};
       if constexpr (kKind == CudaKind::kE4M3) {
-        const Scales<kHalves> s = OfBlock(mine, p, false);
+        const Scales<kHalves> s = OfBlock(mine, p);
         scale[0] = s.scale[0][0] * dev::kE4M3Unit, scale[1] = s.scale[1][0] * dev::kE4M3Unit;
       }
       MultiplyHalves<kKind == CudaKind::kE4M3, kN, kStaged>(a, p, scale, in, y);
-    } else {
+    }
+  } else {
+    const Scales<kHalves> mine = DecodeScales<kHalves>(m, loads.scales);
+    const auto multiply = [&](int p) {
       uint32_t a[4];
-      ExpandCodes<kKind>(loads, p, a);
-      MultiplyCodes<kHalves, kN, kStaged>(a, p, OfBlock(mine, p, has_min), has_min, in, y);
+      TakeCodes<kKind>(&loads, p, a);
+      MultiplyCodes<kHalves, kN, kStaged>(a, p, OfBlock(mine, p), in, y);
+    };
+    if constexpr (kN == 1) {  // few products: four blocks' go side by side
+      DUNLIN_UNROLL
+      for (int p = 0; p < kBlocks; ++p) multiply(p);
+    } else {
+      DUNLIN_ROLL
+      for (int p = 0; p < kBlocks; ++p) multiply(p);
     }
   }
 }
