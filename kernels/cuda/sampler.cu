@@ -26,8 +26,7 @@ DUNLIN_DEV Extent FindExtent(Shared* shared, const float* row, int vocab) {
     const uint64_t as_least = key > kKeyOfNone ? static_cast<uint32_t>(~key) : 0;
     least = as_least > least ? as_least : least;
   });
-  best = BlockMax(shared, best);
-  least = BlockMax(shared, least);
+  BlockMax(shared, &best, &least);
   const auto max_key = static_cast<uint32_t>(best >> 32);
   return {max_key, static_cast<int32_t>(~static_cast<uint32_t>(best)),
           max_key > kKeyOfNone ? ~static_cast<uint32_t>(least) : kKeyOfNone};
@@ -98,18 +97,23 @@ DUNLIN_DEV uint32_t MeanSurprise(Shared* shared, const View& v, uint64_t mass) {
   return static_cast<uint32_t>(mean * static_cast<double>(kSurpriseUnits) + 0.5);
 }
 
+// What is cumulated before the last token that is kept of a part of the mass: the first always is.
+DUNLIN_DEV uint64_t TargetOf(float fraction, uint64_t mass) {
+  const uint64_t part = PartOf(fraction, mass);
+  return part > 0 ? part - 1 : 0;
+}
+
 // Keeps the tokens closest to the mean surprise up to a part typical_p of the mass. Returns their mass.
 DUNLIN_DEV uint64_t KeepTypical(Shared* shared, float typical_p, uint64_t mass, View* v) {
-  uint32_t count;
   v->mean = MeanSurprise(shared, *v, mass);
   v->by_distance = true;
-  mass = Build(shared, *v, &count);
-  const Found last = Search(shared, *v, true, PartOf(typical_p, mass) - 1);
+  mass = Build(shared, *v);
+  const Found last = Search(shared, *v, true, TargetOf(typical_p, mass));
   v->by_distance = false;
   v->typical = true;
   v->distance = DistanceOf(*v, last.key);
   v->tie = {last.key, last.id};
-  return Build(shared, *v, &count);
+  return Build(shared, *v);
 }
 
 // The mass of the tokens whose own is at least a part min_p of the most likely one's.
@@ -130,17 +134,15 @@ DUNLIN_DEV uint64_t MassAbove(Shared* shared, float min_p, const View& v) {
 DUNLIN_DEV int32_t Draw(Shared* shared, const float* row, int vocab, const Extent& extent,
                         const DeviceSampleParams& p) {
   View v = ViewOf(row, vocab, extent, p.temperature, kKeyOfNone + 1);
-  uint32_t count;
-  uint64_t mass = Build(shared, v, &count);
-  if (p.top_k > 0 && static_cast<uint32_t>(p.top_k) < count) {
+  uint64_t mass = Build(shared, v);
+  if (p.top_k > 0 && static_cast<uint32_t>(p.top_k) < shared->first.count[kBins - 1]) {
     const Found last = Search(shared, v, false, static_cast<uint64_t>(p.top_k) - 1);
     v.cut = {last.key, last.id};
     mass = last.mass_through;
   }
   if (p.typical_p > 0.0f && p.typical_p < 1.0f) mass = KeepTypical(shared, p.typical_p, mass, &v);
   if (p.top_p < 1.0f) {
-    const uint64_t part = PartOf(p.top_p, mass);
-    const Found last = Search(shared, v, true, part > 0 ? part - 1 : 0);
+    const Found last = Search(shared, v, true, TargetOf(p.top_p, mass));
     v.cut = {last.key, last.id};
     mass = last.mass_through;
   }
@@ -166,8 +168,7 @@ DUNLIN_DEV void Describe(Shared* shared, const float* raw, int vocab, int32_t to
                          DeviceSampleResult* result) {
   const Extent extent = FindExtent(shared, raw, vocab);
   const View v = ViewOf(raw, vocab, extent, 1.0f, kKeyOfNone);
-  uint32_t count;
-  const double log_sum = LogOf(Build(shared, v, &count));
+  const double log_sum = LogOf(Build(shared, v));
   const auto logprob = [&](uint32_t key) {
     const double above =
         key == extent.max_key ? 0.0 : static_cast<double>(ValueOf(key)) - static_cast<double>(v.scale.max);
