@@ -18,6 +18,8 @@ namespace dunlin::kernels::cuda {
 
 // The floor of a reference: below every score, so that differences are never inf - inf.
 inline constexpr float kNoReference = -1e30f;
+// The largest weight is about 2^kHeadroom: as many more bits of f16's range for the small ones.
+inline constexpr float kHeadroom = 13.0f;
 
 // kHeadTiles: heads of the group in eights.
 template <KvFormat kKey, KvFormat kValue, int kDim, int kHeadTiles>
@@ -169,7 +171,8 @@ struct Decode {
       const float other = dev::ShuffleXor(top, mask);
       top = top > other ? top : other;
     }
-    const float next = top > *reference ? top : *reference;
+    const auto wanted = static_cast<float>(dev::RoundToInt(top - (kHeadroom - 0.5f)));
+    const float next = wanted > *reference ? wanted : *reference;
     const float shrink = dev::Exp2(*reference - next);
     *reference = next;
     *x = dev::Exp2(*x - next);
