@@ -298,6 +298,7 @@ TEST_F(PrefillTest, ScalesOfValuesFarApart) {
       for (int t = 0; t < 64; ++t) {
         const std::vector<float> k = random.Normals(width);
         const double size = std::exp2(sizes.middle + sizes.spread * (random.Uniform() - 0.5));
+        const bool zero = sizes.zero_every > 0 && t % sizes.zero_every == 0;
         const std::vector<float> v = random.Normals(width, zero ? 0.0f : static_cast<float>(size));
         AppendToken(b.layout, b.kv.page(b.tables[0][static_cast<size_t>(t / c.page_tokens)]), kLayer, t % c.page_tokens,
                     k.data(), v.data());
