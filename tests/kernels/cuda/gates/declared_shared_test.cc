@@ -4,15 +4,17 @@
 #include <regex>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
-#include "tests/kernels/cuda/gates/declared_shared.h"
+#include "kernels/cuda/attention_decode.cuh"
+#include "kernels/cuda/attention_prefill.cuh"
 
-namespace dunlin::kernels::cuda::testing {
+namespace dunlin::kernels::cuda {
 namespace {
 
-// -1: no line names the kernel.
-int Declared(const KernelShared& kernel) {
+// The dynamic shared memory that declared.tsv gives the kernel; -1: no line names it.
+int Declared(const std::string& kernel_file, const std::string& kernel) {
   std::ifstream in(DUNLIN_SOURCE_DIR "/kernels/cuda/declared.tsv");
   std::string line;
   while (std::getline(in, line)) {
@@ -22,18 +24,35 @@ int Declared(const KernelShared& kernel) {
     std::getline(cells, file, '\t');
     std::getline(cells, name, '\t');
     std::getline(cells, bytes, '\t');
-    if (file == kernel.file && std::regex_match(kernel.kernel, std::regex(name))) return std::stoi(bytes);
+    if (file == kernel_file && std::regex_match(kernel, std::regex(name))) return std::stoi(bytes);
   }
   return -1;
 }
 
-TEST(DeclaredShared, DecodeAttention) {
-  for (const KernelShared& kernel : DecodeShared()) EXPECT_EQ(Declared(kernel), kernel.bytes) << kernel.kernel;
+template <KvFormat kKey, KvFormat kValue, int kDim>
+void Check() {
+  const std::string dim = std::to_string(kDim);
+  const std::string instance = "<KvFormat " + std::to_string(static_cast<int>(kKey)) + ", KvFormat " +
+                               std::to_string(static_cast<int>(kValue)) + ", " + dim;
+  const std::string decode = "attention_decode_" + dim, prefill = "attention_prefill_" + dim;
+  EXPECT_EQ(Declared(decode, "DecodeKernel" + instance + ", 1>"), (Decode<kKey, kValue, kDim, 1>::kSharedBytes));
+  EXPECT_EQ(Declared(decode, "DecodeKernel" + instance + ", 2>"), (Decode<kKey, kValue, kDim, 2>::kSharedBytes));
+  EXPECT_EQ(Declared(prefill, "PrefillKernel" + instance + ">"), (Prefill<kKey, kValue, kDim>::kSharedBytes));
+}
+template <int kDim>
+void CheckFormats() {
+  SCOPED_TRACE(kDim);
+  Check<KvFormat::kE4M3, KvFormat::kE4M3, kDim>();
+  Check<KvFormat::kInt8, KvFormat::kInt8, kDim>();
+  Check<KvFormat::kInt8, KvFormat::kE4M3, kDim>();
+  Check<KvFormat::kF16, KvFormat::kF16, kDim>();
 }
 
-TEST(DeclaredShared, PrefillAttention) {
-  for (const KernelShared& kernel : PrefillShared()) EXPECT_EQ(Declared(kernel), kernel.bytes) << kernel.kernel;
+TEST(DeclaredShared, Attention) {
+  CheckFormats<64>();
+  CheckFormats<128>();
+  CheckFormats<256>();
 }
 
 }  // namespace
-}  // namespace dunlin::kernels::cuda::testing
+}  // namespace dunlin::kernels::cuda
