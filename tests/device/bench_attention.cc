@@ -60,7 +60,10 @@ class Setup {
     pages_ = DeviceBuffer<uint8_t>(
         device, layout_.page_bytes * static_cast<size_t>(c.sequences) * static_cast<size_t>(pages_each));
     shape_ = {.num_q_heads = c.q_heads, .num_kv_heads = c.kv_heads, .head_dim = c.head_dim, .scale = 0.125f};
-    limits_ = {.max_rows = num_rows, .max_context = total, .shape = shape_};
+    limits_ = {.max_rows = num_rows,
+               .max_decode_rows = c.rows < kPrefillRows ? num_rows : 1,
+               .max_context = total,
+               .shape = shape_};
     workspace_ = DeviceBuffer<uint8_t>(device, AttentionWorkspaceBytes(*device, limits_));
     const size_t width = static_cast<size_t>(c.q_heads) * static_cast<size_t>(c.head_dim);
     q_ = DeviceBuffer<float>(device, static_cast<size_t>(num_rows) * width);
