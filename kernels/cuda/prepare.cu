@@ -143,12 +143,11 @@ DUNLIN_KERNEL(kThreads, 2) void PrepareCodes(RowsToPrepare from, PreparedRows to
   ForEachFour(row, [&](int col, const FourFloats& x) { StoreBlock(x, col, to.cols, codes, scales); });
 }
 
-// The smallest e >= 0 with amax * 2^-e <= 2^14; of an infinity that of the largest finite value.
+// The smallest e >= 0 with amax * 2^-e <= 2^14; that of an infinity is the largest float's.
 DUNLIN_DEV int RowExponent(float amax) {
   if (amax <= 0x1p14f) return 0;
   const uint32_t bits = dev::FloatBits(amax);
-  const int e = static_cast<int>(bits >> 23) - 127 - 14 + ((bits & 0x7FFFFFu) != 0 ? 1 : 0);
-  return e < 114 ? e : 114;
+  return static_cast<int>(bits >> 23) - 127 - 14 + ((bits & 0x7FFFFFu) != 0 ? 1 : 0);
 }
 
 struct alignas(8) FourHalves {

@@ -87,8 +87,8 @@ HostRounding MakeRounding(const AppendCase& c, Random* random) {
   if (c.centre) r.centre = random->Normals(static_cast<size_t>(c.kv_heads) * dim);
   if (!c.feedback) return r;
   for (int h = 0; h < c.kv_heads; ++h) {
-    // A' A of few rows: channels that hang together strongly.
-    const size_t factors = dim / 4;
+    // A' A of few rows: channels that hang together strongly. Of the first head none: feedback of nothing but zeros.
+    const size_t factors = h == 0 ? 0 : dim / 4;
     const std::vector<float> a = random->Normals(factors * dim);
     std::vector<double> metric(dim * dim, 0.0);
     for (size_t f = 0; f < factors; ++f) {
@@ -96,6 +96,7 @@ HostRounding MakeRounding(const AppendCase& c, Random* random) {
         for (size_t j = 0; j < dim; ++j) metric[i * dim + j] += double{a[f * dim + i]} * double{a[f * dim + j]};
       }
     }
+    for (size_t i = 0; i < dim; ++i) metric[i * dim + i] += h == 0 ? 1.0 : 0.0;
     std::vector<uint16_t> order(dim);
     std::iota(order.begin(), order.end(), uint16_t{0});
     std::shuffle(order.begin(), order.end(), random->engine());
@@ -158,13 +159,14 @@ void MakeAwkward(int dim, std::vector<float>* x) {
   const uint32_t bits = 0xFFC12345u;
   std::memcpy(&payload, &bits, sizeof payload);
   const float inserted[][3] = {{std::nanf(""), 1.0f, payload}, {inf, -inf, 2.0f},       {max, -max, 1.0f},
-                               {-0.0f, 65519.9f, -65520.0f},   {0x1p-14f, 6e-8f, 0.0f}, {1e-42f, inf, -1.0f}};
-  const float scales[] = {1.0f, 1.0f, 1.0f, 1e-4f, 1e-42f, 0.0f, 1e-38f, 1e30f};
+                               {-0.0f, 65519.9f, -65520.0f},   {0x1p-14f, 6e-8f, 0.0f}, {1e-42f, inf, -1.0f},
+                               {448.0f, -447.0f, 0.0f}};
+  const float scales[] = {1.0f, 1.0f, 1.0f, 0.0f, 1e-42f, 1e-4f, 1e-38f, 1e30f};
   for (size_t head = 0; head < x->size() / static_cast<size_t>(dim); ++head) {
     float* values = x->data() + head * static_cast<size_t>(dim);
-    for (int d = 0; d < dim; ++d) values[d] *= scales[head % 8];
-    if (head % 3 == 2) continue;
-    for (int i = 0; i < 3; ++i) values[(i * 7 + static_cast<int>(head)) % dim] = inserted[head % 6][i];
+    for (int d = 0; d < dim; ++d) values[d] = scales[head % 8] != 0.0f ? values[d] * scales[head % 8] : -0.0f;
+    if (head % 5 >= 3) continue;
+    for (int i = 0; i < 3; ++i) values[(i * 7 + static_cast<int>(head)) % dim] = inserted[head % 7][i];
   }
 }
 
@@ -306,8 +308,8 @@ INSTANTIATE_TEST_SUITE_P(
         AppendCase{"E4M3Compensated", 3, 3, 128, 16, kE, kE, 0, kA, false, false, true, Inputs::kAwkward},
         AppendCase{"Int8Compensated", 3, 3, 96, 32, kI, kI, 0, kA, false, true, true, Inputs::kAwkward},
         AppendCase{"MixedCompensated", 6, 3, 16, 16, kI, kE, 0, kA, false, true, true, Inputs::kAwkward},
-        AppendCase{"WideCompensated", 1, 1, 256, 16, kI, kE, 0, kA, false, false, true},
-        AppendCase{"WidestCompensated", 1, 1, 512, 16, kE, kI, 0, kA, false, true, true},
+        AppendCase{"WideCompensated", 2, 2, 256, 16, kI, kE, 0, kA, false, false, true},
+        AppendCase{"WidestCompensated", 2, 2, 512, 16, kE, kI, 0, kA, false, true, true},
         // What models have.
         AppendCase{"LlamaAdjacent", 6, 2, 128, 16, kE, kE, 128, kA},
         AppendCase{"QwenNormed", 6, 2, 128, 16, kI, kE, 128, kP, true, true, true},
