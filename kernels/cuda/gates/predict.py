@@ -135,6 +135,7 @@ def render(rows):
         "fixed cost is the larger part. So no entry can pass "
         f"{100 * STREAM:.0f} %, and short operations fall far below it: the remedy there is fewer",
         "kernels, not faster ones. The assumption holds where enough bytes are in flight, which the blocks per SM above bound.",
+        "Prefill is bound by the tensor cores, not by memory: nothing is predicted for it.",
         "",
     ]
     for m in MODELS:
