@@ -66,7 +66,8 @@ struct Prefill {
   static constexpr int kWarps = 4;
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kBlocksPerSm = 2;
-  static constexpr int kRowTiles = kDim <= 128 ? 2 : 1;  // of 16 flat rows, per warp: what the registers hold
+  // Of 16 flat rows, per warp: what the registers hold.
+  static constexpr int kRowTiles = kDim == 64 || (kDim == 128 && V::kValueBytes == 1) ? 2 : 1;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kRows = kWarps * kWarpRows;
   static constexpr int kTiles = 2;  // of tokens, in a stage
@@ -75,14 +76,14 @@ struct Prefill {
   static constexpr float kHeadroom = 14.0f;
   static constexpr float kLog2E = 1.4426950408889634f;
   // Shared memory: Q's fragments [warp][row tile][step][lane], then the stages. A stage: K of its tiles, V, K's scales,
-  // V's scales.
+  // V's scales. Then the block's Work, which lives there because registers are short.
   static constexpr int kStages = 2;
   static constexpr int kWarpQueryBytes = kRowTiles * kSteps * 32 * 16;
   static constexpr int kValuesAt = kTiles * K::kBytes;
   static constexpr int kKeyScalesAt = kValuesAt + kTiles * V::kBytes;
   static constexpr int kValueScalesAt = kKeyScalesAt + kTiles * K::kScaleBytes;
   static constexpr int kStageBytes = (kValueScalesAt + kTiles * V::kScaleBytes + 127) / 128 * 128;
-  static constexpr int kSharedBytes = kWarps * kWarpQueryBytes + kStages * kStageBytes;
+  static constexpr int kWorkAt = kWarps * kWarpQueryBytes + kStages * kStageBytes;
 
   // A block's flat rows [begin, end) of a sequence, and the tiles that any of them sees, counted along the runs.
   struct Work {
@@ -95,6 +96,7 @@ struct Prefill {
       return kTileTokens * (tile < tiles.sink_end ? tile : tiles.low + tile - tiles.sink_end);
     }
   };
+  static constexpr int kSharedBytes = kWorkAt + static_cast<int>(sizeof(Work));
   // What a lane keeps: of row tile r, [r][0] is row g = lane / 4, [r][1] row g + 8.
   struct State {
     float o[kRowTiles][2 * kSteps][4];
@@ -104,8 +106,9 @@ struct Prefill {
   // [row tile][tile of tokens * 2 + half of its columns]: C fragments.
   using Scores = float[kRowTiles][2 * kTiles][4];
 
-  // False: nothing is left for this block. A sequence's last rows, which see most, come first.
-  DUNLIN_DEV static bool FindWork(const PrefillArgs& args, Work* work) {
+  // An empty one where nothing is left for this block. A sequence's last rows, which see most, come first.
+  DUNLIN_DEV static Work FindWork(const PrefillArgs& args) {
+    Work work = {};
     int left = dev::BlockX();
     const int sequences = args.counts->num_sequences;
     for (int i = 0; i < sequences; ++i) {
@@ -113,17 +116,17 @@ struct Prefill {
       if (s.num_rows < kPrefillRows) continue;
       const int flat = s.num_rows * args.group, blocks = (flat + kRows - 1) / kRows;
       if (left < blocks) {
-        work->sequence = s;
-        work->group = args.group;
-        work->begin = (blocks - 1 - left) * kRows;
-        work->end = work->begin + kRows < flat ? work->begin + kRows : flat;
-        const int first = work->Position(work->begin), last = work->Position(work->end - 1);
-        work->tiles = PagesOf(TokensSeen(args.pattern, first, last), kTileTokens);
-        return true;
+        work.sequence = s;
+        work.group = args.group;
+        work.begin = (blocks - 1 - left) * kRows;
+        work.end = work.begin + kRows < flat ? work.begin + kRows : flat;
+        const int first = work.Position(work.begin), last = work.Position(work.end - 1);
+        work.tiles = PagesOf(TokensSeen(args.pattern, first, last), kTileTokens);
+        break;
       }
       left -= blocks;
     }
-    return false;
+    return work;
   }
 
   // Half of the block copies one tile of a stage, half the other.
@@ -179,7 +182,6 @@ struct Prefill {
 
   // s = q . codes of K.
   DUNLIN_DEV static void MultiplyKeys(const uint8_t* queries, const uint8_t* stage, Scores& s) {
-    DUNLIN_UNROLL
     for (int load = 0; load < K::kKeyLoads; ++load) {
       uint32_t k[kTiles][K::kKeySteps][4];
       DUNLIN_UNROLL
@@ -215,22 +217,25 @@ struct Prefill {
   // Scores in base 2, with V's exponents.
   DUNLIN_DEV static void Scale(const PrefillArgs& args, const uint8_t* stage, Scores& s) {
     DUNLIN_UNROLL
-    for (int j = 0; j < 2 * kTiles; ++j) {
+    for (int i = 0; i < 4 * kTiles; ++i) {
+      const float scale = TokenScale<kKey>(stage + kKeyScalesAt, ColumnToken(i / 2, i % 2));
+      const float factor = scale * (args.scale * kLog2E * CodeUnit<kKey>());
       DUNLIN_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int token = ColumnToken(j, e);
-        const float factor = TokenScale<kKey>(stage + kKeyScalesAt, token) * (args.scale * kLog2E * CodeUnit<kKey>());
-        const float log2 = ValueScale::Load<kValue>(stage + kValueScalesAt, token).Log2();
-        DUNLIN_UNROLL
-        for (int r = 0; r < kRowTiles; ++r) {
-          DUNLIN_UNROLL
-          for (int c = e; c < 4; c += 2) {
-            float x = s[r][j][c] * factor;
-            if (args.soft_cap > 0.0f) x = SoftCap(x, args.soft_cap);
-            s[r][j][c] = x + log2;
-          }
-        }
+      for (int k = 0; k < 2 * kRowTiles; ++k) s[k / 2][i / 2][k % 2 * 2 + i % 2] *= factor;
+    }
+    if (args.soft_cap > 0.0f) {
+      DUNLIN_UNROLL
+      for (int i = 0; i < 8 * kTiles * kRowTiles; ++i) {
+        float& x = s[i / (8 * kTiles)][i / 4 % (2 * kTiles)][i % 4];
+        x = SoftCap(x, args.soft_cap);
       }
+    }
+    if constexpr (KvScaleBytes(kValue) == 0) return;
+    DUNLIN_UNROLL
+    for (int i = 0; i < 4 * kTiles; ++i) {
+      const float log2 = ValueScale::Load<kValue>(stage + kValueScalesAt, ColumnToken(i / 2, i % 2)).Log2();
+      DUNLIN_UNROLL
+      for (int k = 0; k < 2 * kRowTiles; ++k) s[k / 2][i / 2][k % 2 * 2 + i % 2] += log2;
     }
   }
 
@@ -288,21 +293,16 @@ struct Prefill {
 
   // Scores to weights of V's codes; the softmax's sum.
   DUNLIN_DEV static void Weigh(const uint8_t* stage, Scores& s, State* state) {
+    dev::SyncWarp();  // only so that the compiler loads V's scales again: it has no registers to keep them
     DUNLIN_UNROLL
-    for (int j = 0; j < 2 * kTiles; ++j) {
+    for (int i = 0; i < 4 * kTiles; ++i) {
+      const ValueScale scale = ValueScale::Load<kValue>(stage + kValueScalesAt, ColumnToken(i / 2, i % 2));
       DUNLIN_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const ValueScale scale = ValueScale::Load<kValue>(stage + kValueScalesAt, ColumnToken(j, e));
-        DUNLIN_UNROLL
-        for (int r = 0; r < kRowTiles; ++r) {
-          DUNLIN_UNROLL
-          for (int half = 0; half < 2; ++half) {
-            float& x = s[r][j][2 * half + e];
-            x = dev::Exp2(x - (state->max[r][half] - kHeadroom));
-            state->sum[r][half] = dev::Fma(x, scale.Inverse(), state->sum[r][half]);
-            x *= scale.fraction;
-          }
-        }
+      for (int k = 0; k < 2 * kRowTiles; ++k) {
+        float& x = s[k / 2][i / 2][k % 2 * 2 + i % 2];
+        x = dev::Exp2(x - (state->max[k / 2][k % 2] - kHeadroom));
+        state->sum[k / 2][k % 2] = dev::Fma(x, scale.Inverse(), state->sum[k / 2][k % 2]);
+        x *= scale.fraction;
       }
     }
   }
@@ -373,8 +373,10 @@ struct Prefill {
   }
 
   DUNLIN_DEV static void Run(const PrefillArgs& args) {
-    Work work;
-    if (!FindWork(args, &work)) return;
+    Work& work = *reinterpret_cast<Work*>(dev::Shared() + kWorkAt);
+    if (dev::ThreadX() == 0) work = FindWork(args);
+    dev::SyncThreads();
+    if (work.end == 0) return;
     uint8_t* const queries = dev::Shared() + dev::Warp() * kWarpQueryBytes;
     uint8_t* const stages = dev::Shared() + kWarps * kWarpQueryBytes;
     Copy(args, work, 0, FindPage(args, work, 0), stages);
