@@ -208,13 +208,14 @@ std::string Run(Dim grid, int threads, size_t shared_bytes, const std::function<
     StartBlock(threads, shared_bytes);
     RunBlock();
   }
+  if (!m.failure.empty()) Fiber::Abandon(m.stacks, kStackBytes * static_cast<size_t>(threads));
   return m.failure;
 }
 
 void Fail(std::string what) {
   Machine& m = TheMachine();
   if (m.failure.empty()) m.failure = Place(*m.block.current) + ": " + what;
-  what = std::string();                  // nothing on this stack is destroyed any more
+  std::string().swap(what);              // nothing on this stack is destroyed any more
   m.block.current->wait = Wait::kBlock;  // its stack is given up with the launch
   Pause();
   CHECK(false) << "a failed thread went on";
