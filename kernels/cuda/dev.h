@@ -13,7 +13,8 @@
 //   copies      CopyAsync16(to shared, from global, valid): 16 aligned bytes, zeros where !valid; CopyAsyncCommit;
 //               CopyAsyncWait<N>: all but the last N groups of this thread have landed, for this thread; others see
 //               them after the next barrier
-//   loads       LoadStream16: global, read once (past L1); LoadGlobal16; LoadShared16, LoadShared8: aligned
+//   loads       LoadStream16: global, read once (past L1); LoadGlobal16; LoadReadOnly4, 8 and 16: global that
+//               nobody writes during the launch; LoadShared16, LoadShared8; all aligned
 //   matrices    MmaF16 (m16n8k16, f16 in, f32 sums), MmaS8 (m16n8k32, s8 in, s32 sums, exact), Movmatrix (transposes an
 //               8x8 of 16-bit values), LdMatrix4(Trans): four 8x8 of 16-bit values, lane l gives row l's address.
 //               Fragments as PTX defines them; g = Lane / 4, t = Lane % 4:

@@ -53,6 +53,21 @@ DUNLIN_DEV U4 LoadStream16(const void* global) {
   return v;
 }
 DUNLIN_DEV U4 LoadGlobal16(const void* global) { return *static_cast<const U4*>(global); }
+DUNLIN_DEV uint32_t LoadReadOnly4(const void* global) {
+  uint32_t v;
+  asm("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(global));
+  return v;
+}
+DUNLIN_DEV U2 LoadReadOnly8(const void* global) {
+  U2 v;
+  asm("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(global));
+  return v;
+}
+DUNLIN_DEV U4 LoadReadOnly16(const void* global) {
+  U4 v;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(global));
+  return v;
+}
 DUNLIN_DEV U4 LoadShared16(const void* shared) {
   U4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"

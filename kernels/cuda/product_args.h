@@ -10,8 +10,6 @@
 namespace dunlin::kernels::cuda {
 
 inline constexpr int kMaxParts = 3;
-template <CudaKind kKind>
-inline constexpr bool kTakesCodes = kKind <= CudaKind::kW8;
 
 // Up to three matrices over the same rows; or one, a gate, with its up behind it.
 struct ProductArgs {
@@ -19,18 +17,19 @@ struct ProductArgs {
   ProductOut outs[kMaxParts];
   int first_block[kMaxParts] = {};  // in x, of each part
   int num_parts = 0;
-  int splits = 8;  // of K; the two of a gated pair share the warps
-  int warps = 8;   // of a block
+  int log_splits = 3;  // K is split in 2^this; the two of a gated pair share the warps
+  int warps = 8;       // of a block
   bool gated = false;
   FfnActivation activation = FfnActivation::kSilu;
   PreparedRows in;
   const int32_t* num_rows = nullptr;
 };
 
-// factors16: whether the matrices have factors of 16 columns.
-void LaunchW2(Device* device, const ProductArgs& args, bool factors16);
-void LaunchW4(Device* device, const ProductArgs& args, bool factors16);
-void LaunchW8(Device* device, const ProductArgs& args, bool factors16);
+// By the matrices' kind; factors16: they have factors of 16 columns; has_second: something stands beside their scales.
+// Not every pair of these has kernels: of the types with factors of 16, Q2_K always has a min, the others never.
+void LaunchW2(Device* device, const ProductArgs& args, bool factors16, bool has_second);
+void LaunchW4(Device* device, const ProductArgs& args, bool factors16, bool has_second);
+void LaunchW8(Device* device, const ProductArgs& args, bool factors16, bool has_second);
 void LaunchE4M3(Device* device, const ProductArgs& args);
 void LaunchF16(Device* device, const ProductArgs& args);
 

@@ -7,7 +7,8 @@ namespace dunlin::kernels::cuda {
 namespace {
 
 bool SameKernel(const CudaMatrix& a, const CudaMatrix& b) {
-  return a.kind == b.kind && (a.factor_cols == 16) == (b.factor_cols == 16);
+  return a.kind == b.kind && (a.factor_cols == 16) == (b.factor_cols == 16) &&
+         (a.second == CudaSecond::kNone) == (b.second == CudaSecond::kNone);
 }
 
 void CheckShapes(const CudaMatrix& m, const PreparedRows& in) {
@@ -20,11 +21,11 @@ void Launch(Device* device, const ProductArgs& args) {
   const CudaMatrix& m = args.matrices[0];
   switch (m.kind) {
     case CudaKind::kW2:
-      return LaunchW2(device, args, m.factor_cols == 16);
+      return LaunchW2(device, args, m.factor_cols == 16, m.second != CudaSecond::kNone);
     case CudaKind::kW4:
-      return LaunchW4(device, args, m.factor_cols == 16);
+      return LaunchW4(device, args, m.factor_cols == 16, m.second != CudaSecond::kNone);
     case CudaKind::kW8:
-      return LaunchW8(device, args, m.factor_cols == 16);
+      return LaunchW8(device, args, m.factor_cols == 16, m.second != CudaSecond::kNone);
     case CudaKind::kE4M3:
       return LaunchE4M3(device, args);
     case CudaKind::kF16:
@@ -74,7 +75,7 @@ void MultiplyGated(Device* device, const CudaMatrix& gate, const CudaMatrix& up,
   args.outs[0] = {.out = out, .ld = gate.rows};
   args.num_parts = 1;
   args.gated = true;
-  args.splits = 4;
+  args.log_splits = 2;
   args.activation = activation;
   args.in = in;
   args.num_rows = num_rows;

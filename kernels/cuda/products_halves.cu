@@ -2,7 +2,7 @@
 
 namespace dunlin::kernels::cuda {
 
-void LaunchE4M3(Device* device, const ProductArgs& args) { LaunchKind<CudaKind::kE4M3, 1>(device, args); }
-void LaunchF16(Device* device, const ProductArgs& args) { LaunchKind<CudaKind::kF16, 1>(device, args); }
+void LaunchE4M3(Device* device, const ProductArgs& args) { LaunchForm<Form<CudaKind::kE4M3, 1, false>>(device, args); }
+void LaunchF16(Device* device, const ProductArgs& args) { LaunchForm<Form<CudaKind::kF16, 1, false>>(device, args); }
 
 }  // namespace dunlin::kernels::cuda

@@ -1,12 +1,16 @@
+#include "base/check.h"
 #include "kernels/cuda/product_kernels.h"
 
 namespace dunlin::kernels::cuda {
 
-void LaunchW4(Device* device, const ProductArgs& args, bool factors16) {
+void LaunchW4(Device* device, const ProductArgs& args, bool factors16, bool has_second) {
   if (factors16) {
-    LaunchKind<CudaKind::kW4, 2>(device, args);
+    CHECK_EQ(has_second, false);
+    LaunchForm<Form<CudaKind::kW4, 2, false>>(device, args);
+  } else if (has_second) {
+    LaunchForm<Form<CudaKind::kW4, 1, true>>(device, args);
   } else {
-    LaunchKind<CudaKind::kW4, 1>(device, args);
+    LaunchForm<Form<CudaKind::kW4, 1, false>>(device, args);
   }
 }
 

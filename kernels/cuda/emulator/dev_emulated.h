@@ -58,6 +58,18 @@ inline U4 LoadGlobal16(const void* global) {
   emulator::CheckAligned(global, 16, "LoadGlobal16");
   return LoadAs<U4>(global);
 }
+inline uint32_t LoadReadOnly4(const void* global) {
+  emulator::CheckAligned(global, 4, "LoadReadOnly4");
+  return LoadAs<uint32_t>(global);
+}
+inline U2 LoadReadOnly8(const void* global) {
+  emulator::CheckAligned(global, 8, "LoadReadOnly8");
+  return LoadAs<U2>(global);
+}
+inline U4 LoadReadOnly16(const void* global) {
+  emulator::CheckAligned(global, 16, "LoadReadOnly16");
+  return LoadAs<U4>(global);
+}
 inline U4 LoadShared16(const void* shared) {
   emulator::CheckShared(shared, 16, "LoadShared16");
   return LoadAs<U4>(shared);
