@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "kernels/cuda/attention_decode.cuh"
 #include "kernels/cuda/attention_prefill.cuh"
+#include "kernels/cuda/product_kernels.h"
 
 namespace dunlin::kernels::cuda {
 namespace {
@@ -52,6 +53,14 @@ TEST(DeclaredShared, Attention) {
   CheckFormats<64>();
   CheckFormats<128>();
   CheckFormats<256>();
+}
+
+TEST(DeclaredShared, ProductsOfManyRows) {
+  const int totals = kWarps * kTotals * static_cast<int>(sizeof(float));
+  for (const char* file : {"products_w2", "products_w4", "products_w8"}) {
+    EXPECT_EQ(Declared(file, "ManyRows<any>"), kStages * kStageBytes<true> + totals) << file;
+  }
+  EXPECT_EQ(Declared("products_halves", "ManyRows<any>"), kStages * kStageBytes<false> + totals);
 }
 
 }  // namespace
