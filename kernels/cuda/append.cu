@@ -210,22 +210,23 @@ void RotateAndAppendKernel(AppendKernelArgs args) {
 }
 
 constexpr int kCopyThreads = 256;
-constexpr int kCopyRun = 4;  // accesses of a thread in flight
+constexpr size_t kCopyRun = 4;  // accesses of a thread in flight
 
 DUNLIN_KERNEL(kCopyThreads, 4)
 void CopyPagesKernel(uint8_t* base, size_t page_bytes, const int32_t* from, const int32_t* to) {
   const uint8_t* source = base + static_cast<size_t>(from[dev::BlockX()]) * page_bytes;
   uint8_t* target = base + static_cast<size_t>(to[dev::BlockX()]) * page_bytes;
   constexpr size_t kStep = kCopyThreads * 16, kRun = kCopyRun * kStep;
-  for (size_t run = static_cast<size_t>(dev::BlockY()) * kRun; run < page_bytes; run += dev::GridY() * kRun) {
+  const size_t stride = static_cast<size_t>(dev::GridY()) * kRun;
+  for (size_t run = static_cast<size_t>(dev::BlockY()) * kRun; run < page_bytes; run += stride) {
     const size_t first = run + static_cast<size_t>(dev::ThreadX()) * 16;
     dev::U4 held[kCopyRun];
     DUNLIN_UNROLL
-    for (int i = 0; i < kCopyRun; ++i) {
+    for (size_t i = 0; i < kCopyRun; ++i) {
       if (first + i * kStep < page_bytes) held[i] = dev::LoadStream16(source + first + i * kStep);
     }
     DUNLIN_UNROLL
-    for (int i = 0; i < kCopyRun; ++i) {
+    for (size_t i = 0; i < kCopyRun; ++i) {
       if (first + i * kStep < page_bytes) *reinterpret_cast<dev::U4*>(target + first + i * kStep) = held[i];
     }
   }
