@@ -71,17 +71,25 @@ template <typename F, int kN>
 DUNLIN_DEV void SumSplit(const ProductArgs& args, const CudaMatrix& m, int tile, int split, int first_token, int count,
                          float (&y)[kN][4]) {
   const int first = (m.units() * split) >> args.log_splits, last = (m.units() * (split + 1)) >> args.log_splits;
-  TileStream<F, F::kKind == CudaKind::kF16 ? 8 : 4, 2> stream(m, m.data + tile * m.row_tile_bytes(), first, last);
+  // What is kept ahead: of many products fewer loads, whose time the products fill. A turn of the loop takes as many
+  // loads and scales, or a multiple, so that none has to move up.
+  constexpr int kUnits = kN == 1 && F::kUnitLoads < 4 ? 2 : 1;
+  constexpr int kLoads = kN == 1 ? F::kUnitLoads * kUnits : F::kUnitLoads > 2 ? F::kUnitLoads / 2 : F::kUnitLoads;
+  TileStream<F, kLoads, kUnits> stream(m, m.data + tile * m.row_tile_bytes(), first, last);
   GlobalTokens<F::kCodes, kN> tokens(args.in, first_token, count, first);
   DUNLIN_ROLL
-  for (int u = first; u < last; ++u) {
-    MultiplyUnit<F, kN>(&stream, tokens, y);
-    tokens.NextUnit();
+  for (int u = first; u < last; u += kUnits) {
+    DUNLIN_UNROLL
+    for (int i = 0; i < kUnits; ++i) {
+      if (i > 0 && u + i == last) break;
+      MultiplyUnit<F, kN>(&stream, tokens, y);
+      tokens.NextUnit();
+    }
   }
 }
 
 template <typename F, int kN>
-DUNLIN_KERNEL(kWarps* dev::kWarp, kN > 2 && F::kHalves > 1 ? 1 : 2)
+DUNLIN_KERNEL(kWarps* dev::kWarp, 2)
 void FewRows(ProductArgs args) {
   const int first_token = dev::BlockY() * 8 * kN;
   const int count = RowCount(args) - first_token;
@@ -131,7 +139,7 @@ DUNLIN_DEV void SumAll(const ProductArgs& args, const CudaMatrix& m, const uint8
   };
   DUNLIN_UNROLL
   for (int u = 0; u < kStages - 1; ++u) stage(u);
-  TileStream<F, F::kKind == CudaKind::kF16 ? 4 : 2, 1> stream(m, tile, 0, tile != nullptr ? units : 0);
+  TileStream < F, F::kUnitLoads<4 ? 1 : F::kUnitLoads / 2, 1> stream(m, tile, 0, tile != nullptr ? units : 0);
   float y[kManyN][4] = {};
   int split = 1;
   DUNLIN_ROLL

@@ -134,7 +134,7 @@ DUNLIN_DEV void MultiplyUnit(Stream* stream, const Tokens& tokens, float (&y)[kN
       MultiplyHalves<F, kN>(a, p, scale, tokens, y);
     }
   };
-  if constexpr (kN == 8) {  // a block has products enough to keep a warp busy
+  if constexpr (kN * F::kHalves >= 4) {  // a block has products enough to keep a warp busy
     DUNLIN_ROLL
     for (int p = 0; p < kBlocks; ++p) multiply(p);
   } else {

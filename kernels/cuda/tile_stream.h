@@ -66,7 +66,9 @@ class TileStream {
       unit_bytes_ = m.unit_scale_bytes();
       const uint8_t* scales = tile + m.scales_at() + int64_t{first} * unit_bytes_;
       scales_at_ = scales + (t * 32 / m.group_cols * 8 + g) * m.scale_bytes();
-      factors_at_ = scales + 8 * (kUnitColumns / m.group_cols * m.scale_bytes()) + (t * 8 + g) * m.factor_bytes();
+      const uint8_t* factors =
+          scales + 8 * (kUnitColumns / m.group_cols * m.scale_bytes()) + (t * 8 + g) * m.factor_bytes();
+      factors_behind_ = static_cast<int>(factors - scales_at_);
     }
     DUNLIN_UNROLL
     for (int i = 0; i < kLoads; ++i) LoadCodes(&codes_[i]);
@@ -115,19 +117,18 @@ class TileStream {
         LoadFactors(to);
       }
       scales_at_ += unit_bytes_;
-      factors_at_ += unit_bytes_;
       --units_left_;
     }
   }
   DUNLIN_DEV void LoadFactors(Raw* to) const {
     if constexpr (F::kHalves == 2 && F::kMin) {
-      to->factors = dev::LoadReadOnly8(factors_at_);
+      to->factors = dev::LoadReadOnly8(scales_at_ + factors_behind_);
     } else if constexpr (F::kHalves == 2) {
-      to->factors.x = dev::LoadReadOnly4(factors_at_);
+      to->factors.x = dev::LoadReadOnly4(scales_at_ + factors_behind_);
     } else if constexpr (F::kMin) {
-      if (has_factors_) to->factors.x = dev::LoadReadOnly4(factors_at_);
+      if (has_factors_) to->factors.x = dev::LoadReadOnly4(scales_at_ + factors_behind_);
     } else {
-      if (has_factors_) to->factors.x = *reinterpret_cast<const uint16_t*>(factors_at_);
+      if (has_factors_) to->factors.x = *reinterpret_cast<const uint16_t*>(scales_at_ + factors_behind_);
     }
   }
   DUNLIN_DEV Scales<F> Decode(const Raw& raw) const {
@@ -153,9 +154,8 @@ class TileStream {
 
   const uint8_t* codes_at_;
   const uint8_t* scales_at_;
-  const uint8_t* factors_at_;
   int loads_left_, units_left_;
-  int unit_bytes_;
+  int unit_bytes_, factors_behind_;
   bool has_factors_, is_offset_;
   uint32_t code_offset_;
   dev::U4 codes_[kLoads];
