@@ -41,6 +41,7 @@ dunlin_switch_stack:
 )");
 #endif
 
+#if defined(DUNLIN_ASAN)
 namespace {
 // What AddressSanitizer must hear on the far side of a switch.
 struct Crossing {
@@ -49,6 +50,7 @@ struct Crossing {
 };
 Crossing g_crossing;
 }  // namespace
+#endif
 
 void Fiber::Prepare(uint8_t* stack, size_t bytes, void (*entry)()) {
   stack_ = stack;
