@@ -68,7 +68,7 @@ struct Decode {
     return (index < item.tiles.sink_end ? index : item.tiles.low + index - item.tiles.sink_end) * kTileTokens;
   }
   DUNLIN_DEV static int32_t PageOf(const DecodeArgs& args, const Item& item, int index) {
-    return index < item.end ? item.pages[FirstToken(item, index) / args.slabs.page_tokens] : 0;
+    return index < item.end ? item.pages[PageOfTile(args.slabs, FirstToken(item, index))] : 0;
   }
 
   DUNLIN_DEV static void Issue(const DecodeArgs& args, const Item& item, int index, int32_t page, uint8_t* stage) {
@@ -290,7 +290,7 @@ struct Decode {
     const size_t at = static_cast<size_t>(slot) * static_cast<size_t>(args.num_q_heads) +
                       static_cast<size_t>(kv_head * group + column);
     if (dev::Warp() == 0 && lane < 4) {
-      args.work.sums[at] = {sum > 0.0f ? reference : dev::BitsToFloat(0xFF800000u), sum};
+      args.work.sums[at] = {sum == 0.0f ? dev::BitsToFloat(0xFF800000u) : reference, sum};
     }
     const auto* shared = reinterpret_cast<const float*>(dev::Shared()) + lane;
     for (int m = dev::Warp() * (kSteps / kWarps); m < (dev::Warp() + 1) * (kSteps / kWarps); ++m) {
