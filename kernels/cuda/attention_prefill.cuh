@@ -7,17 +7,11 @@
 //     O += P V    A = P, S's fragments as they are;            B = V, converted and paired in registers
 // K, V and their scales are copied as the pages store them, by cp.async, while the stage before is computed.
 //
-// Scales: K's multiplies a column of S. V's is vs = 2^e * f with f in [1, 2) (E4M3: f = 1). In base 2, t = s + e is
-// what the running maximum m is taken of, so m is log2 of the largest p * vs but for f, and the weights of V's codes,
-// P = 2^(kHeadroom + t - m) * f, use f16's range: whatever is not 2^28 smaller than the row's largest keeps all its
-// bits. The softmax's sum takes 2^(kHeadroom + t - m) * 2^-e, which f32 holds while the scales of V that matter to a
-// row are within 2^100 of each other; an e below kLeastExponent counts as that (vectors of V below 448 * 2^-90).
-//
-// Slots that nobody wrote lie behind the sequence's last token: K and V are zeros there instead of copies, S is masked,
-// and a scale of V is taken apart by its bits, so that even NaN has finite parts.
+// Slots that nobody wrote lie behind the sequence's last token: K and V are zeros there instead of copies, and their
+// scales, which are copied, may be anything (attention_prefill_softmax.cuh).
 //
 // Thread-safety: device code.  Errors: none.  Cost: K and V of what the rows see once per kRows flat rows and kv head.
-// Source: FlashAttention-2 (arXiv 2307.08691); the scales' way ours.
+// Source: FlashAttention-2 (arXiv 2307.08691); ours.
 #ifndef DUNLIN_KERNELS_CUDA_ATTENTION_PREFILL_CUH_
 #define DUNLIN_KERNELS_CUDA_ATTENTION_PREFILL_CUH_
 
@@ -28,36 +22,13 @@
 #include "kernels/attention_mask.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_prefill.h"
+#include "kernels/cuda/attention_prefill_softmax.cuh"
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/dev.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/paged_kv.h"
 
 namespace dunlin::kernels::cuda {
-
-// The scale of a token's V, taken apart.
-struct ValueScale {
-  static constexpr int kLeastExponent = 37;  // biased by 127, as exponent
-  int exponent;
-  float fraction;
-
-  template <KvFormat kFormat>
-  DUNLIN_DEV static ValueScale Load(const uint8_t* scales, int token) {
-    ValueScale s{127, 1.0f};
-    if constexpr (kFormat == KvFormat::kE4M3) s.exponent = scales[token];
-    if constexpr (kFormat == KvFormat::kInt8) {
-      const uint32_t bits = reinterpret_cast<const uint32_t*>(scales)[token];
-      s.exponent = static_cast<int>(bits >> 23) & 0xFF;
-      s.fraction = dev::BitsToFloat((bits & 0x7FFFFFu) | 0x3F800000u);
-    }
-    s.exponent = s.exponent < kLeastExponent ? kLeastExponent : s.exponent > 254 ? 254 : s.exponent;
-    return s;
-  }
-  // exponent - 127, as 2^23 + exponent less 2^23 + 127.
-  DUNLIN_DEV float Log2() const { return dev::BitsToFloat(0x4B000000u | static_cast<uint32_t>(exponent)) - 8388735.0f; }
-  // 2^(127 - exponent).
-  DUNLIN_DEV float Inverse() const { return dev::BitsToFloat(static_cast<uint32_t>(254 - exponent) << 23); }
-};
 
 template <KvFormat kKey, KvFormat kValue, int kDim>
 struct Prefill {
@@ -73,8 +44,8 @@ struct Prefill {
   static constexpr int kTiles = 2;  // of tokens, in a stage
   static constexpr int kKeys = kTiles * kTileTokens;
   static constexpr int kSteps = kDim / 16;  // of S's contraction; also pairs of n-tiles of O
-  static constexpr float kHeadroom = 14.0f;
-  static constexpr float kLog2E = 1.4426950408889634f;
+  using Softmax = PrefillSoftmax<kKey, kValue, kRowTiles, kTiles>;
+  using Scores = typename Softmax::Scores;
   // Shared memory: Q's fragments [warp][row tile][step][lane], then the stages. A stage: K of its tiles, V, K's scales,
   // V's scales. Then the block's Work, which lives there because registers are short.
   static constexpr int kStages = 2;
@@ -97,36 +68,40 @@ struct Prefill {
     }
   };
   static constexpr int kSharedBytes = kWorkAt + static_cast<int>(sizeof(Work));
-  // What a lane keeps: of row tile r, [r][0] is row g = lane / 4, [r][1] row g + 8.
+  // What a lane keeps of its rows; [row tile][n-tile] C fragments.
   struct State {
     float o[kRowTiles][2 * kSteps][4];
-    float max[kRowTiles][2];
-    float sum[kRowTiles][2];  // over this lane's columns
+    typename Softmax::Rows rows;
   };
-  // [row tile][tile of tokens * 2 + half of its columns]: C fragments.
-  using Scores = float[kRowTiles][2 * kTiles][4];
 
-  // An empty one where nothing is left for this block. A sequence's last rows, which see most, come first.
-  DUNLIN_DEV static Work FindWork(const PrefillArgs& args) {
-    Work work = {};
-    int left = dev::BlockX();
-    const int sequences = args.counts->num_sequences;
-    for (int i = 0; i < sequences; ++i) {
-      const DeviceSequence s = args.sequences[i];
-      if (s.num_rows < kPrefillRows) continue;
-      const int flat = s.num_rows * args.group, blocks = (flat + kRows - 1) / kRows;
-      if (left < blocks) {
-        work.sequence = s;
-        work.group = args.group;
-        work.begin = (blocks - 1 - left) * kRows;
-        work.end = work.begin + kRows < flat ? work.begin + kRows : flat;
-        const int first = work.Position(work.begin), last = work.Position(work.end - 1);
-        work.tiles = PagesOf(TokensSeen(args.pattern, first, last), kTileTokens);
-        break;
+  // One warp. Blocks go through the sequences in order; a sequence's last rows, which see most, come first. Work that
+  // ends at 0: there is none for this block.
+  DUNLIN_DEV static void FindWork(const PrefillArgs& args, Work* work) {
+    const int sequences = args.counts->num_sequences, lane = dev::Lane();
+    if (lane == 0) work->end = 0;
+    dev::SyncWarp();
+    int before = 0;  // blocks
+    for (int first = 0; first < sequences && before <= dev::BlockX(); first += 32) {
+      DeviceSequence s = {};
+      if (first + lane < sequences) s = args.sequences[first + lane];
+      const int flat = s.num_rows >= kPrefillRows ? s.num_rows * args.group : 0;
+      const int blocks = (flat + kRows - 1) / kRows;
+      int end = blocks;  // of this lane's sequence: a sum over the lanes up to it
+      DUNLIN_UNROLL
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = dev::Shuffle(end, lane - step);
+        end += lane >= step ? other : 0;
       }
-      left -= blocks;
+      end += before;
+      before = dev::Shuffle(end, 31);
+      if (dev::BlockX() >= end || dev::BlockX() < end - blocks) continue;
+      work->sequence = s;
+      work->group = args.group;
+      work->begin = (end - 1 - dev::BlockX()) * kRows;
+      work->end = work->begin + kRows < flat ? work->begin + kRows : flat;
+      const int low = work->Position(work->begin), high = work->Position(work->end - 1);
+      work->tiles = PagesOf(TokensSeen(args.pattern, low, high), kTileTokens);
     }
-    return work;
   }
 
   // Half of the block copies one tile of a stage, half the other.
@@ -203,106 +178,28 @@ struct Prefill {
     }
   }
 
-  // The token, in its stage, of this lane's column e of s[.][j].
-  DUNLIN_DEV static int ColumnToken(int j, int e) {
-    return j / 2 * kTileTokens + TileToken(j % 2 * 8 + dev::Lane() % 4 * 2 + e);
-  }
-
-  // cap * tanh(x / cap), x and the result in base 2: tanh(y) = 1 - 2 / (1 + exp(2y)), the quotient as a power of two.
-  DUNLIN_DEV static float SoftCap(float x, float cap) {
-    const float quotient = dev::Exp2(-dev::Log2(1.0f + dev::Exp2(x * (2.0f / cap))));
-    return cap * kLog2E * (1.0f - 2.0f * quotient);
-  }
-
-  // Scores in base 2, with V's exponents.
-  DUNLIN_DEV static void Scale(const PrefillArgs& args, const uint8_t* stage, Scores& s) {
-    DUNLIN_UNROLL
-    for (int i = 0; i < 4 * kTiles; ++i) {
-      const float scale = TokenScale<kKey>(stage + kKeyScalesAt, ColumnToken(i / 2, i % 2));
-      const float factor = scale * (args.scale * kLog2E * CodeUnit<kKey>());
-      DUNLIN_UNROLL
-      for (int k = 0; k < 2 * kRowTiles; ++k) s[k / 2][i / 2][k % 2 * 2 + i % 2] *= factor;
-    }
-    if (args.soft_cap > 0.0f) {
-      DUNLIN_UNROLL
-      for (int i = 0; i < 8 * kTiles * kRowTiles; ++i) {
-        float& x = s[i / (8 * kTiles)][i / 4 % (2 * kTiles)][i % 4];
-        x = SoftCap(x, args.soft_cap);
-      }
-    }
-    if constexpr (KvScaleBytes(kValue) == 0) return;
-    DUNLIN_UNROLL
-    for (int i = 0; i < 4 * kTiles; ++i) {
-      const float log2 = ValueScale::Load<kValue>(stage + kValueScalesAt, ColumnToken(i / 2, i % 2)).Log2();
-      DUNLIN_UNROLL
-      for (int k = 0; k < 2 * kRowTiles; ++k) s[k / 2][i / 2][k % 2 * 2 + i % 2] += log2;
-    }
-  }
-
-  // Minus infinity where a row does not see the token. first: the warp's first row; tile: the stage's first.
+  // Rows from flat row `first` on, tokens from tile `tile` on.
   DUNLIN_DEV static void Mask(const PrefillArgs& args, const Work& work, int first, int tile, Scores& s) {
+    int tokens[kTiles];
     DUNLIN_UNROLL
-    for (int r = 0; r < kRowTiles; ++r) {
-      DUNLIN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int position = work.Position(first + 16 * r + 8 * half + dev::Lane() / 4);
-        const SeenRuns seen = TokensSeen(args.pattern, position, position);
-        DUNLIN_UNROLL
-        for (int j = 0; j < 2 * kTiles; ++j) {
-          DUNLIN_UNROLL
-          for (int e = 0; e < 2; ++e) {
-            const int token = work.Token(tile + j / 2) + ColumnToken(j, e) % kTileTokens;
-            float& x = s[r][j][2 * half + e];
-            x = seen.Contains(token) ? x : dev::BitsToFloat(0xFF800000u);
-          }
-        }
-      }
+    for (int i = 0; i < kTiles; ++i) tokens[i] = work.Token(tile + i);
+    DUNLIN_UNROLL
+    for (int k = 0; k < 2 * kRowTiles; ++k) {
+      const int position = work.Position(first + 8 * k + dev::Lane() / 4);
+      Softmax::Mask(TokensSeen(args.pattern, position, position), tokens, k, s);
     }
   }
 
-  // The running maximum takes in the scores; what was added up before shrinks to it.
-  DUNLIN_DEV static void MoveMax(const Scores& s, State* state) {
+  DUNLIN_DEV static void MoveReferences(const uint8_t* stage, const Scores& s, State* state) {
+    float shrink[2 * kRowTiles];
+    Softmax::MoveReferences(stage + kValueScalesAt, s, &state->rows, shrink);
     DUNLIN_UNROLL
     for (int r = 0; r < kRowTiles; ++r) {
-      float shrink[2];
-      DUNLIN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        float max = state->max[r][half];
-        DUNLIN_UNROLL
-        for (int i = 0; i < 4 * kTiles; ++i) {
-          const float x = s[r][i / 2][2 * half + i % 2];
-          max = x > max ? x : max;
-        }
-        DUNLIN_UNROLL
-        for (int mask = 1; mask <= 2; mask *= 2) {
-          const float other = dev::ShuffleXor(max, mask);
-          max = other > max ? other : max;
-        }
-        shrink[half] = dev::Exp2(state->max[r][half] - max);
-        state->max[r][half] = max;
-        state->sum[r][half] *= shrink[half];
-      }
-      if (dev::Ballot(shrink[0] != 1.0f || shrink[1] != 1.0f) == 0) continue;
+      if (dev::Ballot(shrink[2 * r] != 1.0f || shrink[2 * r + 1] != 1.0f) == 0) continue;
       DUNLIN_UNROLL
       for (int n = 0; n < 2 * kSteps; ++n) {
         DUNLIN_UNROLL
-        for (int c = 0; c < 4; ++c) state->o[r][n][c] *= shrink[c / 2];
-      }
-    }
-  }
-
-  // Scores to weights of V's codes; the softmax's sum.
-  DUNLIN_DEV static void Weigh(const uint8_t* stage, Scores& s, State* state) {
-    dev::SyncWarp();  // only so that the compiler loads V's scales again: it has no registers to keep them
-    DUNLIN_UNROLL
-    for (int i = 0; i < 4 * kTiles; ++i) {
-      const ValueScale scale = ValueScale::Load<kValue>(stage + kValueScalesAt, ColumnToken(i / 2, i % 2));
-      DUNLIN_UNROLL
-      for (int k = 0; k < 2 * kRowTiles; ++k) {
-        float& x = s[k / 2][i / 2][k % 2 * 2 + i % 2];
-        x = dev::Exp2(x - (state->max[k / 2][k % 2] - kHeadroom));
-        state->sum[k / 2][k % 2] = dev::Fma(x, scale.Inverse(), state->sum[k / 2][k % 2]);
-        x *= scale.fraction;
+        for (int c = 0; c < 4; ++c) state->o[r][n][c] *= shrink[2 * r + c / 2];
       }
     }
   }
@@ -338,34 +235,26 @@ struct Prefill {
   DUNLIN_DEV static void StoreRows(const PrefillArgs& args, const Work& work, int first, const State& state) {
     const int t = dev::Lane() % 4;
     DUNLIN_UNROLL
-    for (int r = 0; r < kRowTiles; ++r) {
+    for (int k = 0; k < 2 * kRowTiles; ++k) {
+      const int flat = first + 8 * k + dev::Lane() / 4;
+      const float* sink = args.sink_logits;
+      if (sink != nullptr) sink += dev::BlockY() * args.group + flat % args.group;
+      const float factor = Softmax::Factor(state.rows, k, sink);
+      if (flat >= work.end) continue;
+      float* out = args.out + RowOffset(args, work, flat);
       DUNLIN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int flat = first + 16 * r + 8 * half + dev::Lane() / 4;
-        float sum = state.sum[r][half];
-        sum += dev::ShuffleXor(sum, 1);
-        sum += dev::ShuffleXor(sum, 2);
-        if (flat >= work.end) continue;
-        if (args.sink_logits != nullptr) {
-          const float sink = args.sink_logits[dev::BlockY() * args.group + flat % args.group] * kLog2E;
-          sum += dev::Exp2(sink - (state.max[r][half] - kHeadroom));
-        }
-        const float factor = CodeUnit<kValue>() / sum;
-        float* out = args.out + RowOffset(args, work, flat);
+      for (int m = 0; m < kSteps; m += 2) {
         DUNLIN_UNROLL
-        for (int m = 0; m < kSteps; m += 2) {
+        for (int e = 0; e < 2; ++e) {
+          float x[4];
           DUNLIN_UNROLL
-          for (int e = 0; e < 2; ++e) {
-            float x[4];
+          for (int i = 0; i < 4; ++i) x[i] = state.o[k / 2][2 * m + i][k % 2 * 2 + e] * factor;
+          if constexpr (kValue == KvFormat::kF16) {
             DUNLIN_UNROLL
-            for (int i = 0; i < 4; ++i) x[i] = state.o[r][2 * m + i][2 * half + e] * factor;
-            if constexpr (kValue == KvFormat::kF16) {
-              DUNLIN_UNROLL
-              for (int i = 0; i < 4; ++i) out[V::ValueDim(m + i / 2, 2 * t + e + 8 * (i % 2))] = x[i];
-            } else {
-              *reinterpret_cast<dev::U4*>(out + V::ValueDim(m, 2 * t + e)) = {
-                  dev::FloatBits(x[0]), dev::FloatBits(x[1]), dev::FloatBits(x[2]), dev::FloatBits(x[3])};
-            }
+            for (int i = 0; i < 4; ++i) out[V::ValueDim(m + i / 2, 2 * t + e + 8 * (i % 2))] = x[i];
+          } else {
+            *reinterpret_cast<dev::U4*>(out + V::ValueDim(m, 2 * t + e)) = {dev::FloatBits(x[0]), dev::FloatBits(x[1]),
+                                                                            dev::FloatBits(x[2]), dev::FloatBits(x[3])};
           }
         }
       }
@@ -374,7 +263,7 @@ struct Prefill {
 
   DUNLIN_DEV static void Run(const PrefillArgs& args) {
     Work& work = *reinterpret_cast<Work*>(dev::Shared() + kWorkAt);
-    if (dev::ThreadX() == 0) work = FindWork(args);
+    if (dev::Warp() == 0) FindWork(args, &work);
     dev::SyncThreads();
     if (work.end == 0) return;
     uint8_t* const queries = dev::Shared() + dev::Warp() * kWarpQueryBytes;
@@ -387,8 +276,7 @@ struct Prefill {
     const bool any = first < work.end;
     const int first_position = work.Position(first), last_position = work.Position(first + kWarpRows - 1);
     State state = {};
-    DUNLIN_UNROLL
-    for (int i = 0; i < 2 * kRowTiles; ++i) state.max[i / 2][i % 2] = -1e30f;  // less itself is 0, unlike infinity
+    Softmax::Begin(&state.rows);
     if (any) StoreQueries(args, work, first, queries);
     for (int i = 0; i * kTiles < work.tiles.Count(); ++i) {
       dev::CopyAsyncWait<0>();
@@ -401,12 +289,12 @@ struct Prefill {
       const uint8_t* stage = stages + i % kStages * kStageBytes;
       Scores s = {};
       MultiplyKeys(queries, stage, s);
-      Scale(args, stage, s);
+      Softmax::Scale(stage + kKeyScalesAt, args.scale, args.soft_cap, s);
       if (end > first_position + 1 || (args.pattern.window > 0 && begin + args.pattern.window <= last_position)) {
         Mask(args, work, first, i * kTiles, s);
       }
-      MoveMax(s, &state);
-      Weigh(stage, s, &state);
+      MoveReferences(stage, s, &state);
+      Softmax::Weigh(stage + kValueScalesAt, s, &state.rows);
       MultiplyValues(stage, s, &state);
     }
     if (any) StoreRows(args, work, first, state);

@@ -47,13 +47,15 @@ class AttentionTest : public DeviceTest {
       l.limits.max_context = std::max(l.limits.max_context, s.context_tokens + s.num_rows);
     }
     constexpr int32_t kAnything = 1 << 30;
+    const auto num_sequences = static_cast<int32_t>(sequences.size());
+    sequences.resize(sequences.size() + 2, {kAnything, kAnything, kAnything, kAnything});
     positions.resize(static_cast<size_t>(max_rows), kAnything);
     row_sequence.resize(static_cast<size_t>(max_rows), kAnything);
     std::vector<float> q = in.q;
     q.resize(static_cast<size_t>(max_rows * c.q_heads * c.dim), std::numeric_limits<float>::quiet_NaN());
 
     const auto memory = Upload(b.memory);
-    const auto counts = Upload(std::vector<BatchCounts>{{rows, static_cast<int32_t>(sequences.size()), 0, 0}});
+    const auto counts = Upload(std::vector<BatchCounts>{{rows, num_sequences, 0, 0}});
     const auto d_positions = Upload(positions), d_row_sequence = Upload(row_sequence), d_tables = Upload(tables);
     const auto d_sequences = Upload(sequences);
     const auto d_q = Upload(q), d_sinks = Upload(in.sink_logits);
