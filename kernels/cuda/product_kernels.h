@@ -89,7 +89,7 @@ DUNLIN_DEV void SumSplit(const ProductArgs& args, const CudaMatrix& m, int tile,
 }
 
 template <typename F, int kN>
-DUNLIN_KERNEL(kWarps* dev::kWarp, 2)
+DUNLIN_KERNEL(kWarps* dev::kWarp, F::kHalves == 2 && kN == 4 ? 1 : 2)
 void FewRows(ProductArgs args) {
   const int first_token = dev::BlockY() * 8 * kN;
   const int count = RowCount(args) - first_token;
@@ -162,7 +162,7 @@ DUNLIN_DEV void SumAll(const ProductArgs& args, const CudaMatrix& m, const uint8
 }
 
 template <typename F>
-DUNLIN_KERNEL(kWarps* dev::kWarp, F::kKind == CudaKind::kW4 && F::kHalves == 2 ? 1 : 2)
+DUNLIN_KERNEL(kWarps* dev::kWarp, F::kHalves == 2 || F::kKind == CudaKind::kE4M3 ? 1 : 2)
 void ManyRows(ProductArgs args) {
   const int first_token = dev::BlockY() * kManyTokens;
   const int all = RowCount(args);
