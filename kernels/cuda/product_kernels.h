@@ -89,7 +89,7 @@ DUNLIN_DEV void SumSplit(const ProductArgs& args, const CudaMatrix& m, int tile,
 }
 
 template <typename F, int kN>
-DUNLIN_KERNEL(kWarps* dev::kWarp, 2)
+DUNLIN_KERNEL(kWarps* dev::kWarp, F::kHalves == 2 && kN == 4 ? 1 : 2)
 void FewRows(ProductArgs args) {
   const int first_token = dev::BlockY() * 8 * kN;
   const int count = RowCount(args) - first_token;
@@ -139,7 +139,9 @@ DUNLIN_DEV void SumAll(const ProductArgs& args, const CudaMatrix& m, const uint8
   };
   DUNLIN_UNROLL
   for (int u = 0; u < kStages - 1; ++u) stage(u);
-  TileStream < F, F::kUnitLoads<4 ? 1 : F::kUnitLoads / 2, 1> stream(m, tile, 0, tile != nullptr ? units : 0);
+  // One load serves several blocks of 64 tokens, or is small beside them.
+  constexpr int kLoads = F::kKind == CudaKind::kF16 ? 4 : F::kKind == CudaKind::kW8 ? 2 : 1;
+  TileStream<F, kLoads, 1> stream(m, tile, 0, tile != nullptr ? units : 0);
   float y[kManyN][4] = {};
   int split = 1;
   DUNLIN_ROLL
@@ -160,7 +162,7 @@ DUNLIN_DEV void SumAll(const ProductArgs& args, const CudaMatrix& m, const uint8
 }
 
 template <typename F>
-DUNLIN_KERNEL(kWarps* dev::kWarp, 2)
+DUNLIN_KERNEL(kWarps* dev::kWarp, F::kHalves == 2 || F::kKind == CudaKind::kE4M3 ? 1 : 2)
 void ManyRows(ProductArgs args) {
   const int first_token = dev::BlockY() * kManyTokens;
   const int all = RowCount(args);
