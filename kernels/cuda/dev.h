@@ -14,7 +14,8 @@
 //   copies    CopyAsync16(to shared, from global, valid): 16 aligned bytes, zeros where !valid; CopyAsyncCommit;
 //             CopyAsyncWait<N>: all but the last N groups of this thread have landed, for this thread; the others see
 //             them after the next barrier
-//   loads     LoadStream16: global, read once (past L1); LoadGlobal16; LoadShared16, LoadShared8: aligned
+//   loads     LoadStream16: global, read once (past L1); LoadGlobal16; LoadReadOnly4, 8 and 16: global that nobody
+//             writes during the launch; LoadShared16, LoadShared8; all aligned
 //   matrices  MmaF16 (m16n8k16, f16 in, f32 sums), MmaS8 (m16n8k32, s8 in, s32 sums, exact), Movmatrix (transposes an
 //             8x8 of 16-bit values), LdMatrix4(Trans): four 8x8 of 16-bit values, lane l gives row l's address.
 //             Fragments as PTX defines them; g = Lane / 4, t = Lane % 4:
@@ -26,12 +27,14 @@
 //   lanes     Shuffle(value, lane) ShuffleXor(value, mask), of 32 and 64 bits; Ballot(bool); all 32 lanes call them
 //   halves    PackHalf2(low, high) HalfLow HalfHigh HalfMul2 HalfFma2; values live as bits in uint32_t
 //   numbers   Fma Exp2 (approximate, 2 ulp) Log2 (approximate) Rsqrt Sqrt RoundToInt (nearest even) PopCount
-//             Dp4a (s8 x s8 + s32) BytePermute(a, b, selector: PTX prmt) FloatBits BitsToFloat
+//             Dp4a (s8 x s8 + s32) Dp2a(a, b, c): c + the s16 of a times the low two s8 of b
+//             BytePermute(a, b, selector: PTX prmt) FloatBits BitsToFloat
 //   atomics   AtomicAdd (u32, s32, u64), AtomicMax (u32): global or shared, relaxed; integers only, so that no result
 //             depends on their order
 //
 // DUNLIN_UNROLL before a loop over register arrays: an index that is not known at compile time would move them to local
-// memory, which the build refuses. A kernel has static linkage; templates of kernels are instantiated where launched.
+// memory, which the build refuses. DUNLIN_ROLL before one that is to stay a loop. A kernel has static linkage;
+// templates of kernels are instantiated where launched.
 //
 // Rounding: nvcc compiles with -fmad=false and g++ with -ffp-contract=off, so a * b + c is two roundings everywhere;
 // ask for Fma where one is wanted. Plain loads and stores of global and shared memory are plain C++.

@@ -179,10 +179,11 @@ CudaMatrix Shape(const Source& src, int rows, int cols) {
   m.kind = src.rule.kind;
   m.second = src.rule.second;
   m.factor_cols = src.rule.factor_cols;
-  m.code_offset = static_cast<int16_t>(src.rule.code_offset);
+  m.code_offset = static_cast<int8_t>(src.rule.code_offset);
   if (m.second == CudaSecond::kOffset && OneZero(src, m)) {
-    m.second = CudaSecond::kNone;
-    m.code_offset = static_cast<int16_t>(UnpackGroup(src.type, src.bytes, 0).offset);
+    const int offset = static_cast<int>(UnpackGroup(src.type, src.bytes, 0).offset);
+    m.code_offset = static_cast<int8_t>(offset);
+    if (m.code_offset == offset) m.second = CudaSecond::kNone;  // INT8's may be 128
   }
   if (m.kind != CudaKind::kF16 && m.factor_cols == 0) {
     m.group_cols = WidestGroup(src, m, m.second == CudaSecond::kMin ? 4 : GroupBits(src.type) != 0 ? 3 : 2);
