@@ -95,7 +95,7 @@ class ProductsTest : public testing::DeviceTest {
  protected:
   Weights Pack(DType type, int rows, int cols, const std::vector<uint8_t>& bytes) {
     Weights w;
-    EXPECT_TRUE(PackMatrix(type, rows, cols, bytes, &arena(), &w.matrix));
+    EXPECT_TRUE(PackMatrix(type, rows, cols, bytes, &arenas_.emplace_back(device_), &w.matrix));
     const std::vector<uint8_t> packed = Download(w.matrix.data, w.matrix.bytes);
     std::vector<float> row(static_cast<size_t>(cols));
     for (int r = 0; r < rows; ++r) {
@@ -167,10 +167,6 @@ class ProductsTest : public testing::DeviceTest {
     return values;
   }
 
-  WeightArena& arena() {
-    if (arenas_.empty()) arenas_.emplace_back(device_);
-    return arenas_.back();
-  }
   void TearDown() override {
     buffers_.clear();
     arenas_.clear();
