@@ -7,47 +7,9 @@
 
 #include "kernels/cuda/dev.h"
 #include "kernels/cuda/matrix.h"
+#include "kernels/cuda/product_form.h"
 
 namespace dunlin::kernels::cuda {
-
-// What a kernel is made for: a kind, how many scales a block of 32 columns has, and whether a min (or offset) stands
-// beside each.
-template <CudaKind kKindOf, int kHalvesOf, bool kMinOf>
-struct Form {
-  static constexpr CudaKind kKind = kKindOf;
-  static constexpr int kHalves = kHalvesOf;
-  static constexpr bool kMin = kMinOf;
-  static constexpr bool kCodes = kKind <= CudaKind::kW8;
-  static constexpr bool kScales = kKind != CudaKind::kF16;
-  static constexpr int kUnitLoads = kKind == CudaKind::kW2    ? 1
-                                    : kKind == CudaKind::kW4  ? 2
-                                    : kKind == CudaKind::kF16 ? 8
-                                                              : 4;
-};
-
-// Of rows g and g + 8; two of each where a block has two.
-template <typename F>
-struct Scales {
-  float scale[2][F::kHalves];
-  float min[2][F::kHalves];
-  uint32_t code_offset;  // as a byte
-};
-
-// Block p's scales: lane t of a quad has read those of block t.
-template <typename F>
-DUNLIN_DEV Scales<F> OfBlock(const Scales<F>& mine, int p) {
-  Scales<F> s = mine;
-  if constexpr (F::kScales) {
-    const int lane = (dev::Lane() & 28) + p;
-    DUNLIN_UNROLL
-    for (int i = 0; i < 2 * F::kHalves; ++i) {
-      const int r = i / F::kHalves, h = i % F::kHalves;
-      s.scale[r][h] = dev::Shuffle(mine.scale[r][h], lane);
-      if constexpr (F::kMin) s.min[r][h] = dev::Shuffle(mine.min[r][h], lane);
-    }
-  }
-  return s;
-}
 
 // The codes of units first … last - 1 in the order in which they lie, kLoads of a warp ahead, and their scales kUnits
 // ahead. What is left moves up, so that every index is a constant.

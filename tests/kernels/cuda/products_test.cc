@@ -13,6 +13,7 @@
 #include "kernels/quant_format.h"
 #include "kernels/unpack_groups.h"
 #include "tests/kernels/cuda/device_fixture.h"
+#include "tests/kernels/cuda/host_rows.h"
 #include "tests/kernels/op_cases.h"
 
 namespace dunlin::kernels::cuda {
@@ -25,6 +26,11 @@ using kernels::testing::Random;
 using kernels::testing::RandomWeights;
 using kernels::testing::RoundToBlocks;
 
+using testing::HostRows;
+using testing::PrepareCodes;
+using testing::PrepareHalves;
+using testing::Slice;
+
 constexpr float kCanary = 12345.0f;
 
 // A matrix on the device, what it means, and what bounds the sums that its kernels make.
@@ -34,68 +40,11 @@ struct Weights {
   std::vector<double> magnitude;  // the same: no less than any term of the value times an activation
 };
 
-// Prepared on the host, as activations.h says; `values` is what the prepared rows stand for.
-struct HostRows {
-  int rows = 0, cols = 0, stride = 0;
-  std::vector<int8_t> codes;
-  std::vector<BlockScale> scales;
-  std::vector<uint16_t> halves;
-  std::vector<float> row_scale;
-  std::vector<double> values;  // [rows, cols]
-};
-
-HostRows PrepareCodes(const std::vector<float>& x, int rows, int cols) {
-  HostRows r;
-  r.rows = rows;
-  r.cols = cols;
-  r.stride = PreparedStride(cols);
-  r.codes.resize(static_cast<size_t>(rows) * static_cast<size_t>(r.stride));
-  r.values.resize(static_cast<size_t>(rows) * static_cast<size_t>(cols));
-  for (int row = 0; row < rows; ++row) {
-    for (int first = 0; first < r.stride; first += kBlockColumns) {
-      const int last = std::min(cols, first + kBlockColumns);
-      float amax = 0.0f;
-      for (int c = first; c < last; ++c) amax = std::max(amax, std::fabs(x[static_cast<size_t>(row * cols + c)]));
-      BlockScale s = {amax > 0 ? amax / 127.0f : 1.0f, 0, 0};
-      if (first >= cols) s.scale = 0.0f;
-      for (int c = first; c < last; ++c) {
-        const float v = std::nearbyint(x[static_cast<size_t>(row * cols + c)] / s.scale);
-        const int code = static_cast<int>(std::clamp(v, -127.0f, 127.0f));
-        r.codes[static_cast<size_t>(row * r.stride + first + CodePlace(c - first))] = static_cast<int8_t>(code);
-        int16_t* sum = c - first < 16 ? &s.low_sum : &s.high_sum;
-        *sum = static_cast<int16_t>(*sum + code);
-        r.values[static_cast<size_t>(row * cols + c)] = double{s.scale} * code;
-      }
-      r.scales.push_back(s);
-    }
-  }
-  return r;
-}
-
-HostRows PrepareHalves(const std::vector<float>& x, int rows, int cols) {
-  HostRows r;
-  r.rows = rows;
-  r.cols = cols;
-  r.stride = PreparedStride(cols);
-  r.halves.resize(static_cast<size_t>(rows) * static_cast<size_t>(r.stride));
-  r.values.resize(static_cast<size_t>(rows) * static_cast<size_t>(cols));
-  for (int row = 0; row < rows; ++row) {
-    const int exponent = row % 3;  // whatever it is, the product undoes it
-    r.row_scale.push_back(std::ldexp(1.0f, exponent));
-    for (int c = 0; c < cols; ++c) {
-      const uint16_t half = FloatToHalf(std::ldexp(x[static_cast<size_t>(row * cols + c)], -exponent));
-      r.halves[static_cast<size_t>(row * r.stride + c)] = half;
-      r.values[static_cast<size_t>(row * cols + c)] = std::ldexp(double{HalfToFloat(half)}, exponent);
-    }
-  }
-  return r;
-}
-
 class ProductsTest : public testing::DeviceTest {
  protected:
   Weights Pack(DType type, int rows, int cols, const std::vector<uint8_t>& bytes) {
     Weights w;
-    EXPECT_TRUE(PackMatrix(type, rows, cols, bytes, &arena(), &w.matrix));
+    EXPECT_TRUE(PackMatrix(type, rows, cols, bytes, &arenas_.emplace_back(device_), &w.matrix));
     const std::vector<uint8_t> packed = Download(w.matrix.data, w.matrix.bytes);
     std::vector<float> row(static_cast<size_t>(cols));
     for (int r = 0; r < rows; ++r) {
@@ -167,10 +116,6 @@ class ProductsTest : public testing::DeviceTest {
     return values;
   }
 
-  WeightArena& arena() {
-    if (arenas_.empty()) arenas_.emplace_back(device_);
-    return arenas_.back();
-  }
   void TearDown() override {
     buffers_.clear();
     arenas_.clear();
@@ -268,24 +213,6 @@ TEST_F(ProductsTest, WideGroups) {
 // One of each form of kernel.
 constexpr DType kForms[] = {DType::kInt2, DType::kQ2_K, DType::kQ4_0, DType::kQ4_K, DType::kQ3_K,
                             DType::kQ8_0, DType::kQ5_K, DType::kQ6_K, DType::kE4M3, DType::kF16};
-
-// Rows first, first + 1, … of these, alone.
-HostRows Slice(const HostRows& all, int first, int rows) {
-  HostRows s;
-  s.rows = rows;
-  s.cols = all.cols;
-  s.stride = all.stride;
-  const auto part = [&](const auto& from, auto* to) {
-    const auto each = static_cast<std::ptrdiff_t>(from.size() / static_cast<size_t>(all.rows));
-    to->assign(from.begin() + first * each, from.begin() + (first + rows) * each);
-  };
-  part(all.codes, &s.codes);
-  part(all.scales, &s.scales);
-  part(all.halves, &s.halves);
-  part(all.row_scale, &s.row_scale);
-  part(all.values, &s.values);
-  return s;
-}
 
 TEST_F(ProductsTest, ARowsBitsDoNotDependOnTheBatch) {
   constexpr int kRows = 33, kCols = 1536, kAll = 65;
