@@ -16,8 +16,6 @@
 
 namespace dunlin::kernels::cuda {
 
-// The floor of a reference: below every score, so that differences are never inf - inf.
-inline constexpr float kNoReference = -1e30f;
 // The largest weight is about 2^kHeadroom: as many more bits of f16's range for the small ones.
 inline constexpr float kHeadroom = 13.0f;
 
