@@ -31,7 +31,6 @@ struct Decode {
   static constexpr int kThreads = 32 * kWarps;
   // 30 to 98 KB a block: one at least fits wherever 99 KB are.
   static constexpr int kStages = kTileBytes <= 2048 ? 5 : kSharedQuery ? 2 : 3;
-  static constexpr int kBlocksPerSm = kDim * kHeadTiles <= 128 ? 4 : kSharedQuery ? 2 : 3;
   // A stage: K, V, K's scales, V's scales.
   static constexpr int kKeyScales = kTileBytes;
   static constexpr int kValueScales = kKeyScales + K::kScaleBytes;
@@ -41,6 +40,10 @@ struct Decode {
   static constexpr int kSumsAt = kWarps * kWarpBytes;
   static constexpr int kQueryAt = kSumsAt + kWarps * kHeadTiles * 8 * static_cast<int>(sizeof(SlotSum));
   static constexpr int kSharedBytes = kQueryAt + (kSharedQuery ? kHeadTiles * kSteps * 32 * 8 : 0);
+  // What registers allow, and 228 KB of shared memory, of which every block takes one more.
+  static constexpr int kRegisterBlocks = kDim * kHeadTiles <= 128 ? 4 : kSharedQuery ? 2 : 3;
+  static constexpr int kSharedBlocks = 228 * 1024 / (kSharedBytes + 1024);
+  static constexpr int kBlocksPerSm = kRegisterBlocks < kSharedBlocks ? kRegisterBlocks : kSharedBlocks;
 
   // ---- A warp's state ----
 
