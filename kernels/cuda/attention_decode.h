@@ -27,6 +27,8 @@
 namespace dunlin::kernels::cuda {
 
 inline constexpr int kMinPartTiles = 16;
+// The floor of a reference: below every score, so that differences are never inf - inf.
+inline constexpr float kNoReference = -1e30f;
 
 inline constexpr int kMostParts = 64;
 

@@ -79,11 +79,11 @@ DUNLIN_DEV float MergeDim(const MergeArgs& args, size_t first, int count, const 
   DUNLIN_UNROLL
   for (int i = 0; i < 2; ++i) {
     const int p = dev::Lane() + 32 * i;
-    part[i] = {-1e30f, 0.0f};
+    part[i] = {kNoReference, 0.0f};
     if (p < count) part[i] = args.work.sums[first + static_cast<size_t>(p) * stride];
   }
   float reference = dev::WarpMax(part[0].reference > part[1].reference ? part[0].reference : part[1].reference);
-  if (!(reference > -1e30f)) reference = -1e30f;  // no part has a token
+  if (!(reference > kNoReference)) reference = kNoReference;  // no part has a token
   const float weight[2] = {dev::Exp2(part[0].reference - reference), dev::Exp2(part[1].reference - reference)};
   float sum = dev::WarpSum(weight[0] * part[0].sum + weight[1] * part[1].sum);
   if (sink != nullptr) sum += dev::Exp2(*sink * kLog2E - reference);
