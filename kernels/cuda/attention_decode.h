@@ -28,10 +28,12 @@ namespace dunlin::kernels::cuda {
 
 inline constexpr int kMinPartTiles = 16;
 
+inline constexpr int kMostParts = 64;
+
 // Parts of a row at most: enough items for the largest devices where a step has one row, few enough to merge.
 DUNLIN_HOST_DEVICE constexpr int MaxParts(int num_kv_heads) {
   const int parts = 256 / num_kv_heads;
-  return parts > 64 ? 64 : parts < 8 ? 8 : parts;
+  return parts > kMostParts ? kMostParts : parts < 8 ? 8 : parts;
 }
 // Multiples of four: a tile for each warp.
 DUNLIN_HOST_DEVICE constexpr int PartTiles(int tiles, int max_parts) {

@@ -100,6 +100,14 @@ TEST_F(AttentionDecode, ASinkLogitAboveEverythingTakesAll) {
   for (size_t i = 0; i < in.q.size(); ++i) ASSERT_EQ(out[i], 0.0f) << i;
 }
 
+TEST_F(AttentionDecode, NaNShows) {
+  AttentionCase c;
+  AttentionInputs in = MakeInputs(c, OneRowEach({700}));
+  in.q[64] = NAN;  // of head 1
+  const std::vector<float> out = Decode(c, in);
+  for (size_t i = 0; i < in.q.size(); ++i) ASSERT_EQ(std::isnan(out[i]), i / 64 == 1) << i;
+}
+
 // Several rows of a sequence, as speculation verifies them; a sequence of kPrefillRows rows is left to prefill.
 TEST_F(AttentionDecode, RowsOfASequence) {
   AttentionCase c;
@@ -221,6 +229,12 @@ TEST_F(AttentionDecode, PartsMakeNoDifference) {
           << parts;
     }
   }
+}
+
+// More parts than a warp has lanes.
+TEST_F(AttentionDecode, ManyParts) {
+  AttentionCase c;
+  Check(c, MakeInputs(c, OneRowEach({11000})));
 }
 
 TEST(AttentionUnsupported, SaysWhat) {
