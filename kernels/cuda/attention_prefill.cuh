@@ -109,7 +109,7 @@ struct Prefill {
   DUNLIN_DEV static int32_t FindPage(const PrefillArgs& args, const Work& work, int stage) {
     const int tile = CopiedTile(stage);
     if (tile >= work.tiles.Count()) return 0;
-    return args.pages[work.sequence.first_page + work.Token(tile) / args.slabs.page_tokens];
+    return args.pages[work.sequence.first_page + PageOfTile(args.slabs, work.Token(tile))];
   }
   DUNLIN_DEV static void Copy(const PrefillArgs& args, const Work& work, int stage, int32_t page, uint8_t* to) {
     constexpr int kCopiers = kThreads / kTiles;
@@ -289,7 +289,7 @@ struct Prefill {
       const uint8_t* stage = stages + i % kStages * kStageBytes;
       Scores s = {};
       MultiplyKeys(queries, stage, s);
-      Softmax::Scale(stage + kKeyScalesAt, args.scale, args.soft_cap, s);
+      Softmax::Scale(stage + kKeyScalesAt, args.score_factor, args.cap, s);
       if (end > first_position + 1 || (args.pattern.window > 0 && begin + args.pattern.window <= last_position)) {
         Mask(args, work, first, i * kTiles, s);
       }
