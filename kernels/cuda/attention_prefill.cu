@@ -9,10 +9,8 @@ void PrefillAttention(Device* device, const AttentionCallArgs& args, const Devic
                       const DevicePages& pages) {
   const AttentionShape& shape = args.shape;
   const PageLayout& layout = pages.layout;
-  CHECK(layout.order == SlabOrder::kDevice && layout.page_tokens % kTileTokens == 0 && shape.top_pages == 0 &&
-        shape.num_kv_heads == layout.num_kv_heads && shape.head_dim == layout.head_dim)
-      << "pages that prefill attention cannot read";
-  CHECK_EQ(shape.num_q_heads % shape.num_kv_heads, 0);
+  const char* unsupported = AttentionUnsupported(shape, layout);
+  CHECK(unsupported == nullptr) << unsupported;
   PrefillArgs a;
   a.counts = batch.counts;
   a.sequences = batch.sequences;
@@ -21,8 +19,9 @@ void PrefillAttention(Device* device, const AttentionCallArgs& args, const Devic
   a.num_q_heads = shape.num_q_heads;
   a.group = shape.num_q_heads / shape.num_kv_heads;
   a.pattern = shape.pattern();
-  a.scale = shape.scale;
-  a.soft_cap = args.soft_cap;
+  constexpr float kLog2E = 1.4426950408889634f;
+  a.cap = args.soft_cap * kLog2E;
+  a.score_factor = shape.scale * kLog2E * (args.soft_cap != 0.0f ? 2.0f / args.soft_cap : 1.0f);
   a.sink_logits = args.sink_logits;
   a.q = args.q;
   a.out = args.out;
@@ -35,7 +34,7 @@ void PrefillAttention(Device* device, const AttentionCallArgs& args, const Devic
     case 256:
       return LaunchPrefill256(device, bucket, a);
     default:
-      CHECK(false) << "head_dim " << shape.head_dim << ": 64, 128 and 256 are supported";
+      CHECK(false) << "head_dim " << shape.head_dim;
   }
 }
 

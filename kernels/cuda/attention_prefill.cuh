@@ -61,6 +61,7 @@ struct Prefill {
     DeviceSequence sequence;
     int begin, end;
     int group;
+    int tokens;  // up to its last row's
     SeenRuns tiles;
     DUNLIN_DEV int Position(int flat) const { return sequence.context_tokens + flat / group; }
     DUNLIN_DEV int Token(int tile) const {
@@ -100,6 +101,7 @@ struct Prefill {
       work->begin = (end - 1 - dev::BlockX()) * kRows;
       work->end = work->begin + kRows < flat ? work->begin + kRows : flat;
       const int low = work->Position(work->begin), high = work->Position(work->end - 1);
+      work->tokens = high + 1;
       work->tiles = PagesOf(TokensSeen(args.pattern, low, high), kTileTokens);
     }
   }
@@ -109,7 +111,7 @@ struct Prefill {
   DUNLIN_DEV static int32_t FindPage(const PrefillArgs& args, const Work& work, int stage) {
     const int tile = CopiedTile(stage);
     if (tile >= work.tiles.Count()) return 0;
-    return args.pages[work.sequence.first_page + work.Token(tile) / args.slabs.page_tokens];
+    return args.pages[work.sequence.first_page + PageOfTile(args.slabs, work.Token(tile))];
   }
   DUNLIN_DEV static void Copy(const PrefillArgs& args, const Work& work, int stage, int32_t page, uint8_t* to) {
     constexpr int kCopiers = kThreads / kTiles;
@@ -117,7 +119,7 @@ struct Prefill {
     const int tile = CopiedTile(stage), at = tile % kTiles, thread = dev::ThreadX() % kCopiers;
     const LayerSlabs& slabs = args.slabs;
     // A tile behind the last token is all zeros.
-    const int token = work.Token(tile), written = work.Position(work.end - 1) + 1 - token;
+    const int token = work.Token(tile), written = work.tokens - token;
     const uint32_t seen = written >= kTileTokens ? 0xFFFFu : written > 0 ? (1u << written) - 1 : 0;
     const uint8_t* from = slabs.base + static_cast<size_t>(page) * slabs.page_bytes;
     const size_t slot = SlotOf(slabs, dev::BlockY(), token);
@@ -289,7 +291,7 @@ struct Prefill {
       const uint8_t* stage = stages + i % kStages * kStageBytes;
       Scores s = {};
       MultiplyKeys(queries, stage, s);
-      Softmax::Scale(stage + kKeyScalesAt, args.scale, args.soft_cap, s);
+      Softmax::Scale(stage + kKeyScalesAt, args.score_factor, args.cap, s);
       if (end > first_position + 1 || (args.pattern.window > 0 && begin + args.pattern.window <= last_position)) {
         Mask(args, work, first, i * kTiles, s);
       }

@@ -21,8 +21,8 @@ struct PrefillArgs {
   int32_t num_q_heads = 0;
   int32_t group = 0;  // q heads per kv head
   AttentionPattern pattern;
-  float scale = 0.0f;
-  float soft_cap = 0.0f;
+  float score_factor = 0.0f;  // to base 2; with a cap: to the argument of the exponential in tanh
+  float cap = 0.0f;           // in base 2; 0: none
   const float* sink_logits = nullptr;
   const float* q = nullptr;
   float* out = nullptr;

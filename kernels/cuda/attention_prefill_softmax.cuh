@@ -60,35 +60,31 @@ struct PrefillSoftmax {
     }
   }
 
-  // cap * tanh(x / cap), x and the result in base 2: tanh(y) = 1 - 2 / (1 + exp(2y)), the quotient as a power of two.
-  DUNLIN_DEV static float SoftCap(float x, float cap) {
-    const float quotient = dev::Exp2(-dev::Log2(1.0f + dev::Exp2(x * (2.0f / cap))));
-    return cap * kLog2E * (1.0f - 2.0f * quotient);
-  }
-
-  // Products of q and codes of K to scores in base 2.
-  DUNLIN_DEV static void Scale(const uint8_t* key_scales, float scale, float soft_cap, Scores& s) {
+  // Products of q and codes of K to scores in base 2. factor, cap: as PrefillArgs.
+  DUNLIN_DEV static void Scale(const uint8_t* key_scales, float factor, float cap, Scores& s) {
     DUNLIN_UNROLL
     for (int i = 0; i < kColumns; ++i) {
-      const float factor = TokenScale<kKey>(key_scales, Token(i)) * (scale * kLog2E * CodeUnit<kKey>());
+      const float column = TokenScale<kKey>(key_scales, Token(i)) * (factor * CodeUnit<kKey>());
       DUNLIN_UNROLL
-      for (int k = 0; k < kHalves; ++k) At(s, k, i) *= factor;
+      for (int k = 0; k < kHalves; ++k) At(s, k, i) *= column;
     }
-    if (soft_cap > 0.0f) {
-      DUNLIN_UNROLL
-      for (int i = 0; i < kColumns * kHalves; ++i) {
-        float& x = At(s, i / kColumns, i % kColumns);
-        x = SoftCap(x, soft_cap);
-      }
+    if (cap == 0.0f) return;
+    DUNLIN_UNROLL
+    for (int i = 0; i < kColumns * kHalves; ++i) {
+      // tanh(y) = 1 - 2 / (exp(2 y) + 1); the quotient to 2^-21 by its logarithm.
+      float& x = At(s, i / kColumns, i % kColumns);
+      x = cap - cap * dev::Exp2(1.0f - dev::Log2(dev::Exp2(x) + 1.0f));
     }
   }
 
-  // Minus infinity where row k does not see a token. first: the tiles' first tokens.
+  // Minus infinity where row k does not see a token: seen.Contains without branches. first: the tiles' first tokens.
   DUNLIN_DEV static void Mask(const SeenRuns& seen, const int (&first)[kTiles], int k, Scores& s) {
     DUNLIN_UNROLL
     for (int i = 0; i < kColumns; ++i) {
+      const int token = first[i / 4] + Token(i) % kTileTokens;
+      const int after = token >= seen.low ? 1 : 0, sink = token < seen.sink_end ? 1 : 0;
       float& x = At(s, k, i);
-      x = seen.Contains(first[i / 4] + Token(i) % kTileTokens) ? x : dev::BitsToFloat(0xFF800000u);
+      x = ((token < seen.end ? 1 : 0) & (after | sink)) != 0 ? x : dev::BitsToFloat(0xFF800000u);
     }
   }
 

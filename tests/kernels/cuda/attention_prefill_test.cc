@@ -75,6 +75,8 @@ TEST_F(AttentionPrefill, EveryContextWithEveryRowCount) {
   for (const int context : {0, 1, 17, 33, 257}) {
     for (const int rows : {8, 9, 31, 33, 65}) sequences.push_back({context, rows});
   }
+  // Where the first row is one of the last or the first that a tile, or a pair of tiles, has.
+  for (const int context : {14, 15, 16, 30, 31, 32}) sequences.push_back({context, 8});
   const AttentionCase c = Formats(kE4M3, kE4M3, 64, 3, 1);
   Check(c, MakeInputs(c, sequences));
 }
@@ -99,7 +101,10 @@ TEST_F(AttentionPrefill, WindowsAndSinks) {
        {Window(kE4M3, 64, 37, 0), Window(kInt8, 64, 1, 1), Window(kE4M3, 128, 20, 3), Window(kF16, 64, 33, 17),
         Window(kE4M3, 64, 100, 40, 32), Window(kInt8, 128, 256, 16, 48), Window(kF16, 64, 1000, 4)}) {
     SCOPED_TRACE("window " + std::to_string(c.window));
-    AttentionInputs in = MakeInputs(c, kMixed);
+    std::vector<SequenceShape> sequences = kMixed;
+    // The last row's window begins at token 31, 32 and 33.
+    for (const int begin : {31, 32, 33}) sequences.push_back({begin + c.window - 8, 8});
+    AttentionInputs in = MakeInputs(c, c.window < 8 ? kMixed : sequences);
     for (size_t i = 0; i < in.batch.slices.size(); ++i) {
       const SequenceSlice& s = in.batch.slices[i];
       const SeenRuns seen = TokensSeen(c.shape().pattern(), s.context_tokens, s.context_tokens + s.num_rows - 1);
