@@ -1,16 +1,18 @@
 // The sample op on the device: one block per logits row, no sort of the vocabulary. The rules and their order are those
 // of kernels/sampling.h; the drawn token is SampleReference's for the same logits but where a threshold or the draw
-// falls within the rounding of the masses (sampler_numbers.h), of adjusted logits to f32, or where different logits
-// share a probability in double (the reference then goes by id; here the larger logit comes first). Tests count these:
-// none.
+// falls within the rounding of the masses (sampler_numbers.h) or of adjusted logits to f32, or where different logits
+// share a probability in double (the reference then goes by id, this by the logit). The tests' thousands have no case.
 //
 // Selection is by counting: histograms of counts and masses over the tokens in the order of the draw, ten bits at a
-// time (sampler_select.h), in fixed-point integers, so that no order of the threads changes a bit. Thread-safety: as
-// runtime.h.  Pointers: device memory.  Errors: as runtime.h; CHECK on vocab >= 2^19 and num_top > kMaxTop; ids are the
-// caller's to have checked against the vocabulary.  Cost: passes over the row in L2: one for the argmax, three for a
-// draw; one more for each of top-k and top-p, two for min-p, four for typical-p; one for adjustments; three for a
-// logprob, and one for a top list. More where more than 256 tokens share what ten bits tell. Source: ours; sorting-free
-// selection as FlashInfer's sampling.
+// time (sampler_select.h), in fixed-point integers, so that no order of the threads changes a bit.
+//
+// Thread-safety: as runtime.h.  Pointers: device memory.
+// Errors: as runtime.h; CHECK on vocab >= 2^19 and num_top > kMaxTop. Ids outside the vocabulary are the caller's to
+// refuse.
+// Cost: passes over the row in L2: one for the argmax, three for a draw; one more for each of adjustments, top-k and
+// top-p, two for min-p, four for typical-p; three for a logprob and one for a top list. More where more than 256 tokens
+// share what ten bits tell.
+// Source: ours; sorting-free selection as FlashInfer's sampling.
 #ifndef DUNLIN_KERNELS_CUDA_SAMPLER_H_
 #define DUNLIN_KERNELS_CUDA_SAMPLER_H_
 
