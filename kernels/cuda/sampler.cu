@@ -7,9 +7,8 @@
 #include "kernels/cuda/sampler_search.h"
 
 namespace dunlin::kernels::cuda {
+namespace sampler {
 namespace {
-
-using namespace sampler;  // NOLINT: this file is the kernel of those parts
 
 // The ends of a row; of a row of -infinity only, both keys are kKeyOfNone.
 struct Extent {
@@ -103,23 +102,8 @@ DUNLIN_DEV uint64_t TargetOf(float fraction, uint64_t mass) {
   return part > 0 ? part - 1 : 0;
 }
 
-// Keeps the tokens closest to the mean surprise up to a part typical_p of the mass. Returns their mass.
-DUNLIN_DEV uint64_t KeepTypical(Shared* shared, float typical_p, uint64_t mass, View* v) {
-  v->mean = MeanSurprise(shared, *v, mass);
-  v->by_distance = true;
-  mass = Build(shared, *v);
-  const Found last = Search(shared, *v, true, TargetOf(typical_p, mass));
-  v->by_distance = false;
-  v->typical = true;
-  v->distance = DistanceOf(*v, last.key);
-  v->tie = {last.key, last.id};
-  return Build(shared, *v);
-}
-
-// The mass of the tokens whose own is at least a part min_p of the most likely one's.
-DUNLIN_DEV uint64_t MassAbove(Shared* shared, float min_p, const View& v) {
-  const Found first = Search(shared, v, true, 0);
-  const uint64_t least = PartOf(min_p, MassOf(v.scale, first.key));
+// The mass of the tokens whose own is at least `least`.
+DUNLIN_DEV uint64_t MassAbove(Shared* shared, const View& v, uint64_t least) {
   uint64_t sum = 0;
   ForEach(v.row, v.vocab, [&](uint32_t key, int32_t id) {
     if (!IsMember(v, key, id)) return;
@@ -129,38 +113,64 @@ DUNLIN_DEV uint64_t MassAbove(Shared* shared, float min_p, const View& v) {
   return BlockSum(shared, sum);
 }
 
-// The rules in the order of sampling.h. What top-k, top-p and min-p keep is a beginning of the order, so one histogram
-// serves their searches and the draw's.
+// The rules in the order of sampling.h, as steps of one loop: each is code of thousands of instructions, there once.
+// What top-k, top-p and min-p keep is a beginning of the order, so one histogram serves their searches and the draw's;
+// typical-p has an order of its own, and its histogram is then of no more use.
 DUNLIN_DEV int32_t Draw(Shared* shared, const float* row, int vocab, const Extent& extent,
                         const DeviceSampleParams& p) {
+  enum Step { kTopK, kOrderByDistance, kTypical, kTopP, kMinP, kDraw };
+  const bool typical = p.typical_p > 0.0f && p.typical_p < 1.0f;
   View v = ViewOf(row, vocab, extent, p.temperature, kKeyOfNone + 1);
-  uint64_t mass = Build(shared, v);
-  if (p.top_k > 0 && static_cast<uint32_t>(p.top_k) < shared->first.count[kBins - 1]) {
-    const Found last = Search(shared, v, false, static_cast<uint64_t>(p.top_k) - 1);
-    v.cut = {last.key, last.id};
-    mass = last.mass_through;
+  uint64_t mass = 0;
+  bool stale = true;  // the histogram
+  for (int step = kTopK;; ++step) {
+    if (step == kOrderByDistance && typical) {
+      v.mean = MeanSurprise(shared, v, mass);
+      v.by_distance = stale = true;
+    }
+    if (stale) mass = Build(shared, v);
+    stale = false;
+    uint64_t target = 0;  // of kMinP: the most likely token
+    if (step == kTopK) target = static_cast<uint64_t>(p.top_k) - 1;
+    if (step == kTypical) target = TargetOf(p.typical_p, mass);
+    if (step == kTopP) target = TargetOf(p.top_p, mass);
+    if (step == kDraw) target = DrawFrom(mass, p.seed, p.position);
+    const bool on = (step == kTopK && p.top_k > 0 && target + 1 < shared->first.count[kBins - 1]) ||
+                    (step == kTypical && typical) || (step == kTopP && p.top_p < 1.0f) ||
+                    (step == kMinP && p.min_p > 0.0f) || step == kDraw;
+    if (!on) continue;
+    const Found found = Search(shared, v, step != kTopK, target);
+    if (step == kDraw) return found.id;
+    if (step == kTypical) {
+      v.distance = DistanceOf(v, found.key);
+      v.tie = {found.key, found.id};
+      v.by_distance = false;
+      v.typical = stale = true;
+    } else if (step == kMinP) {
+      mass = MassAbove(shared, v, PartOf(p.min_p, MassOf(v.scale, found.key)));
+    } else {
+      v.cut = {found.key, found.id};
+      mass = found.mass_through;
+    }
   }
-  if (p.typical_p > 0.0f && p.typical_p < 1.0f) mass = KeepTypical(shared, p.typical_p, mass, &v);
-  if (p.top_p < 1.0f) {
-    const Found last = Search(shared, v, true, TargetOf(p.top_p, mass));
-    v.cut = {last.key, last.id};
-    mass = last.mass_through;
-  }
-  if (p.min_p > 0.0f) mass = MassAbove(shared, p.min_p, v);
-  return Search(shared, v, true, DrawFrom(mass, p.seed, p.position)).id;
 }
 
 DUNLIN_DEV int32_t Choose(Shared* shared, const float* raw, int vocab, const DeviceSampleParams& p,
                           const DeviceSampleLists& lists, float* scratch) {
-  const float* row = raw;
-  if (IsAdjusted(p)) {
-    Adjust(raw, vocab, p, lists, scratch);
-    row = scratch;
+  const bool adjusted = IsAdjusted(p);
+  if (adjusted) Adjust(raw, vocab, p, lists, scratch);
+  const float* row = adjusted ? scratch : raw;
+  bool greedy = p.temperature == 0.0f;
+  for (;;) {
+    const Extent extent = FindExtent(shared, row, vocab);
+    if (extent.max_key == kKeyOfNone && row != raw) {  // everything is banned: the most likely raw token
+      row = raw;
+      greedy = true;
+      continue;
+    }
+    if (greedy || extent.max_key == kKeyOfNone || extent.max_key == kKeyOfInfinity) return extent.best;
+    return Draw(shared, row, vocab, extent, p);
   }
-  const Extent extent = FindExtent(shared, row, vocab);
-  if (extent.max_key == kKeyOfNone) return FindExtent(shared, raw, vocab).best;
-  if (p.temperature == 0.0f || extent.max_key == kKeyOfInfinity) return extent.best;
-  return Draw(shared, row, vocab, extent, p);
 }
 
 // The token's logprob and rank and the most likely tokens, of the raw logits.
@@ -231,13 +241,14 @@ void SampleRow(const float* logits, int vocab, const int32_t* num_rows, const De
 }
 
 }  // namespace
+}  // namespace sampler
 
 void SampleRows(Device* device, const float* logits, int vocab, int max_rows, const int32_t* num_rows,
                 const DeviceSampleParams* params, const DeviceSampleLists& lists, float* scratch,
                 DeviceSampleResult* results) {
-  CHECK(vocab >= 1 && vocab < kMaxVocab) << "vocabulary of " << vocab;
-  const LaunchConfig config{.grid_x = max_rows, .threads = kThreads, .shared_bytes = sizeof(Shared)};
-  DUNLIN_LAUNCH(device, config, SampleRow, logits, vocab, num_rows, params, lists, scratch, results);
+  CHECK(vocab >= 1 && vocab < sampler::kMaxVocab) << "vocabulary of " << vocab;
+  const LaunchConfig config{.grid_x = max_rows, .threads = sampler::kThreads, .shared_bytes = sizeof(sampler::Shared)};
+  DUNLIN_LAUNCH(device, config, sampler::SampleRow, logits, vocab, num_rows, params, lists, scratch, results);
 }
 
 }  // namespace dunlin::kernels::cuda
