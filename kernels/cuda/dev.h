@@ -34,7 +34,8 @@
 //               depends on their order
 //
 // DUNLIN_UNROLL before a loop over register arrays: an index that is not known at compile time would move them to local
-// memory, which the build refuses. DUNLIN_ROLL before one that is to stay a loop. A kernel has static linkage; templates of kernels are instantiated where launched.
+// memory, which the build refuses. DUNLIN_ROLL before one that is to stay a loop. A kernel has static linkage;
+// templates of kernels are instantiated where launched.
 //
 // Rounding: nvcc compiles with -fmad=false and g++ with -ffp-contract=off, so a * b + c is two roundings everywhere;
 // ask for Fma where one is wanted. Plain loads and stores of global and shared memory are plain C++.
