@@ -41,11 +41,16 @@ struct StepBatch {
   }
 };
 
+// How a step was launched by a backend that can record its launches: kernel by kernel; the same and recorded; or as a
+// graph recorded before.
+enum class GraphUse : uint8_t { kNone, kEager, kRecorded, kReplayed };
+
 struct StepResult {
   std::vector<kernels::SampleResult> outputs;  // [num_outputs]
   kernels::Traffic traffic;                    // what the step moved
   absl::Duration device_time;                  // of the step
   int64_t kv_saturated_values = 0;
+  GraphUse graph = GraphUse::kNone;  // kNone: the backend has no graphs
 };
 
 // What the engine and the metrics must know of a runner.
@@ -59,7 +64,7 @@ struct RunnerInfo {
   uint64_t page_bytes = 0;
   int max_rows = 0;  // rows of one step
   int threads = 0;
-  int decode_threads = 0;  // of these, for steps of a few rows; 0 = all
+  int decode_threads = 0;                      // of these, for steps of a few rows; 0 = all
   uint64_t weight_bytes = 0;                   // packed
   uint64_t kv_rounding_id = 0;                 // pages of runners with different ids hold different values
   double peak_bandwidth_bytes_per_second = 0;  // measured at start; 0 = not measured
