@@ -2,10 +2,9 @@
 # Warnings are errors on our own code; dependencies' headers are SYSTEM (imported targets are).
 
 add_library(dunlin_options INTERFACE)
+# -ffp-contract=off: a product and a sum stay two roundings: results must not depend on what the compiler fuses.
 target_compile_options(dunlin_options INTERFACE
-  -Wall -Wextra -Wshadow -Wconversion -Werror
-  # A product and a sum stay two roundings: results must not depend on what the compiler fuses.
-  -ffp-contract=off)
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wconversion;-Werror;-ffp-contract=off>")
 target_include_directories(dunlin_options INTERFACE ${PROJECT_SOURCE_DIR})
 if(DUNLIN_SANITIZE)
   add_compile_options(-fsanitize=${DUNLIN_SANITIZE} -fno-omit-frame-pointer -g1)

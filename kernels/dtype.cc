@@ -12,7 +12,7 @@ constexpr DTypeInfo kTypes[] = {
     {DType::kQ4_K, "Q4_K", 256, 144},   {DType::kQ5_K, "Q5_K", 256, 176},     {DType::kQ6_K, "Q6_K", 256, 210},
     {DType::kIQ4_NL, "IQ4_NL", 32, 18}, {DType::kIQ4_XS, "IQ4_XS", 256, 136}, {DType::kBF16, "BF16", 1, 2},
     {DType::kInt2, "INT2", 32, 11},     {DType::kInt3, "INT3", 32, 15},       {DType::kInt4, "INT4", 32, 19},
-    {DType::kInt8, "INT8", 32, 35},
+    {DType::kInt8, "INT8", 32, 35},     {DType::kE4M3, "E4M3", 32, 34},
 };
 
 }  // namespace

@@ -8,8 +8,8 @@
 
 namespace dunlin::kernels {
 
-// Values are GGUF's tensor type ids, but for kInt*: group-quantised weights in our own blocks (group_format.h), which a
-// reader makes from a checkpoint and no file holds.
+// Values are GGUF's tensor type ids, but for our own blocks, which a reader makes from a checkpoint and no file holds:
+// kInt*: group-quantised weights (group_format.h); kE4M3: f16 scale, then 32 E4M3 codes, value = scale * code.
 enum class DType : int32_t {
   kF32 = 0,
   kF16 = 1,
@@ -30,6 +30,7 @@ enum class DType : int32_t {
   kInt3 = 1003,
   kInt4 = 1004,
   kInt8 = 1008,
+  kE4M3 = 1010,
 };
 
 // One row of the table of supported types.

@@ -44,11 +44,11 @@ enum class SlabOrder : uint8_t { kHost, kDevice };
 
 // kDevice: where chunk `chunk` of a token's row lies in that row. row_chunks: 16-byte chunks of a row.
 // Rows of eight or more chunks cover all 32 banks, so the token's low bits spread the rows over the chunks. Of rows of
-// four chunks two lie side by side; flipping one bit every second pair spreads them for the readers of
-// cuda/attention_tile.cuh (which the test of the bank conflicts replays). A permutation of the row in every case.
+// four chunks two lie side by side; flipping one bit of every other four tokens spreads them for the readers of
+// cuda/attention_tile.h (whose test replays them). A permutation of the row in every case.
 DUNLIN_HOST_DEVICE constexpr int SlabChunk(int chunk, int token, int row_chunks) {
   if (row_chunks % 8 == 0) return chunk ^ (token & 7);
-  if (row_chunks % 4 == 0) return chunk ^ (token & 2);
+  if (row_chunks % 4 == 0) return chunk ^ ((token >> 1) & 2);
   return chunk;
 }
 

@@ -72,6 +72,16 @@ void DecodeInt(const uint8_t* b, float* out) {
   for (int j = 0; j < kBlock; ++j) out[j] = block.scale() * static_cast<float>(codes[j] - block.zero());
 }
 
+void DecodeE4M3(const uint8_t* b, float* out) {
+  const float d = LoadHalf(b);
+  for (int j = 0; j < kBlock; ++j) {
+    const uint8_t code = b[2 + j];
+    // As the bits of a half, whose exponent is one bit wider and whose bias is 8 more, it is 2^-8 of the value.
+    const auto half = static_cast<uint16_t>((code & 0x80) << 8 | (code & 0x7F) << 7);
+    out[j] = (code & 0x7F) == 0x7F ? HalfToFloat(0x7E00) : d * (HalfToFloat(half) * 0x1p8f);
+  }
+}
+
 void DecodeF32(const uint8_t* b, float* out) { *out = std::bit_cast<float>(LoadU32(b)); }
 void DecodeF16(const uint8_t* b, float* out) { *out = LoadHalf(b); }
 void DecodeBf16(const uint8_t* b, float* out) { *out = Bfloat16ToFloat(LoadU16(b)); }
@@ -118,6 +128,8 @@ BlockDecoder FindDecoder(DType type) {
       return DecodeInt<4>;
     case DType::kInt8:
       return DecodeInt<8>;
+    case DType::kE4M3:
+      return DecodeE4M3;
   }
   CHECK(false) << "no decoder for tensor type id " << static_cast<int32_t>(type);
   return nullptr;

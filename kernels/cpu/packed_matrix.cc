@@ -2,10 +2,11 @@
 
 #include <bit>
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
-#include "kernels/cpu/unpack_groups.h"
 #include "kernels/quant_format.h"
+#include "kernels/unpack_groups.h"
 
 namespace dunlin::kernels::cpu {
 namespace {
@@ -147,13 +148,19 @@ void PackQuantizedGroup(DType type, const CpuMatrix& m, int group, const uint8_t
   }
 }
 
-void PackFloatGroup(const CpuMatrix& m, int group, const uint8_t* src, size_t row_bytes, uint8_t* out) {
+void PackFloatGroup(DType type, const CpuMatrix& m, int group, const uint8_t* src, size_t row_bytes, uint8_t* out) {
   const size_t rows = static_cast<size_t>(m.group_rows);
   const size_t value_bytes = TileBytes(m.kind, m.group_rows) / rows;
+  std::vector<float> values;
   for (int lane = 0; lane < m.group_rows; ++lane) {
     const int row = group * m.group_rows + lane;
     if (row >= m.rows) break;
     const uint8_t* from = src + static_cast<size_t>(row) * row_bytes;
+    if (type == DType::kE4M3) {
+      values.resize(static_cast<size_t>(m.cols));
+      DequantizeRow(type, {from, row_bytes}, values);
+      from = reinterpret_cast<const uint8_t*>(values.data());
+    }
     uint8_t* to = out + static_cast<size_t>(lane) * value_bytes;
     for (int k = 0; k < m.cols; ++k) {
       std::memcpy(to, from, value_bytes);
@@ -219,6 +226,7 @@ PackedKind KindFor(DType type) {
     case DType::kQ6_K:
       return PackedKind::kS8FloatMin16;
     case DType::kF32:
+    case DType::kE4M3:  // its values
       return PackedKind::kF32;
     case DType::kF16:
       return PackedKind::kF16;
@@ -263,7 +271,7 @@ CpuMatrix PackMatrix(DType type, int rows, int cols, int group_rows, std::span<c
         if (IsQuantized(m.kind)) {
           PackQuantizedGroup(type, m, g, src.data(), row_bytes, out);
         } else {
-          PackFloatGroup(m, g, src.data(), row_bytes, out);
+          PackFloatGroup(type, m, g, src.data(), row_bytes, out);
         }
       }
     }

@@ -31,10 +31,13 @@ inline constexpr int kPrefillRows = 8;
 // nullptr: supported; else what is not, for a message.
 const char* AttentionUnsupported(const AttentionShape& shape, const PageLayout& layout);
 
-// Scratch on the device for up to these.
+// Scratch on the device for up to these. A plan holds for one window and number of sinks: a model whose layers differ
+// has a workspace, and a plan a step, for each kind.
 struct AttentionLimits {
   int max_rows = 0;
+  int max_decode_rows = 0;  // of sequences of less than kPrefillRows rows, in a step; 0: max_rows
   int max_context = 0;
+  int max_parts = 0;  // of a row's keys; 0: as many as a device is worth
   AttentionShape shape;
 };
 size_t AttentionWorkspaceBytes(const Device& device, const AttentionLimits& limits);

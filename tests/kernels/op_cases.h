@@ -22,7 +22,7 @@ namespace dunlin::kernels::testing {
 inline constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kBF16, DType::kQ4_0,   DType::kQ4_1,
                                       DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K,   DType::kQ3_K,
                                       DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS,
-                                      DType::kInt2, DType::kInt3, DType::kInt4, DType::kInt8};
+                                      DType::kInt2, DType::kInt3, DType::kInt4, DType::kInt8,   DType::kE4M3};
 
 class Random {
  public:
@@ -87,6 +87,9 @@ inline std::vector<uint8_t> RandomWeights(DType type, int64_t count, Random* ran
       std::memcpy(block + offsets.scale, &scale, 2);
       if (offsets.min >= 0) std::memcpy(block + offsets.min, &min, 2);
       if (const int bits = GroupBits(type); bits != 0) block[2] &= static_cast<uint8_t>((1 << bits) - 1);  // the zero
+      if (type == DType::kE4M3) {
+        for (int i = 2; i < info.block_bytes; ++i) block[i] &= (block[i] & 0x7F) == 0x7F ? 0xFE : 0xFF;  // no NaN
+      }
     }
   }
   return bytes;

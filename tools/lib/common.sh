@@ -30,10 +30,15 @@ install_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# build PRESET [TARGET…]: configures once, builds; quiet unless something fails or a terminal watches.
+# build PRESET [TARGET…]: configures build/PRESET once, builds; quiet unless something fails or a terminal watches. The preset
+# cuda gets its compiler first.
 build() {
   local preset=$1
   shift
+  if [ "$preset" = cuda ]; then
+    CUDACXX=$("$DUNLIN_ROOT/tools/lib/cuda_toolkit") || exit 1
+    export CUDACXX
+  fi
   local targets=()
   [ $# -gt 0 ] && targets=(--target "$@")
   (cd "$DUNLIN_ROOT" && {
@@ -41,11 +46,11 @@ build() {
       { cat "/tmp/dunlin-configure-$$.log" >&2; exit 1; }
     rm -f "/tmp/dunlin-configure-$$.log"
     if [ -t 2 ]; then
-      cmake --build --preset "$preset" "${targets[@]}" >&2
+      cmake --build "build/$preset" "${targets[@]}" >&2
     else
       local log
       log=$(mktemp)
-      cmake --build --preset "$preset" "${targets[@]}" >"$log" 2>&1 || { tail -n 60 "$log" >&2; rm -f "$log"; exit 1; }
+      cmake --build "build/$preset" "${targets[@]}" >"$log" 2>&1 || { tail -n 60 "$log" >&2; rm -f "$log"; exit 1; }
       rm -f "$log"
     fi
   })

@@ -34,7 +34,9 @@ class DeviceTest : public ::testing::Test {
     if (device_ == nullptr) GTEST_SKIP() << "no device: " << why;
   }
   void TearDown() override {
-    if (device_ != nullptr) EXPECT_EQ(device_->error(), "");
+    if (device_ != nullptr) {
+      EXPECT_EQ(device_->error(), "");
+    }
   }
 
   template <typename T>

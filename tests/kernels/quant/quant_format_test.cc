@@ -26,7 +26,7 @@ using dunlin::testing::ReadFile;
 constexpr DType kAllTypes[] = {DType::kF32,  DType::kF16,  DType::kQ4_0,   DType::kQ4_1,   DType::kQ5_0,
                                DType::kQ5_1, DType::kQ8_0, DType::kQ2_K,   DType::kQ3_K,   DType::kQ4_K,
                                DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS, DType::kBF16,
-                               DType::kInt2, DType::kInt3, DType::kInt4,   DType::kInt8};
+                               DType::kInt2, DType::kInt3, DType::kInt4,   DType::kInt8,   DType::kE4M3};
 
 TEST(DequantizeRow, EveryGoldenVectorMatchesBitForBit) {
   const auto index = nlohmann::json::parse(ReadFile(GoldenPath("dequant/index.json")));

@@ -278,7 +278,7 @@ TEST(PageLayout, TheDeviceOrderIsAPermutationOfTheRows) {
           EXPECT_EQ(want, got);
           for (int d = 0; d < dim; ++d) {
             const size_t chunks = static_cast<size_t>(dim) / 16, t = static_cast<size_t>(slot);
-            const size_t mask = chunks % 8 == 0 ? t & 7 : chunks % 4 == 0 ? t & 2 : 0;
+            const size_t mask = chunks % 8 == 0 ? t & 7 : chunks % 4 == 0 ? t >> 1 & 2 : 0;
             const size_t chunk = (static_cast<size_t>(d) / 16) ^ mask;
             const size_t at = device.LayerOffset(1) + device.v_offset +
                               static_cast<size_t>(head) * 16 * static_cast<size_t>(dim) + t * static_cast<size_t>(dim) +

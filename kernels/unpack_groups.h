@@ -1,16 +1,16 @@
 // Splits blocks into integer codes with one scale and one minimum per 16 columns, the form that packing needs;
 // value = scale * code + min, each operation rounding on its own, equals DequantizeRow. The kInt* types also have value
 // = scale * (code + offset) with a whole offset; for them nothing rounds either way. Thread-safety: pure functions.
-// Errors: CHECK on a type without codes (F32, F16, BF16).  Source: the published block layouts
+// Errors: CHECK on a type without integer codes (F32, F16, BF16, E4M3).  Source: the published block layouts
 // (kernels/quant_format*.cc is the reference the tests compare with).
-#ifndef DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
-#define DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
+#ifndef DUNLIN_KERNELS_UNPACK_GROUPS_H_
+#define DUNLIN_KERNELS_UNPACK_GROUPS_H_
 
 #include <cstdint>
 
 #include "kernels/dtype.h"
 
-namespace dunlin::kernels::cpu {
+namespace dunlin::kernels {
 
 // 32 consecutive columns of a row.
 struct CodeGroup {
@@ -23,6 +23,6 @@ struct CodeGroup {
 // Group `index` (columns 32 * index…) of the block at `block`. Q4_0 gives codes 0…15 with min = -8 * scale.
 CodeGroup UnpackGroup(DType type, const uint8_t* block, int index);
 
-}  // namespace dunlin::kernels::cpu
+}  // namespace dunlin::kernels
 
-#endif  // DUNLIN_KERNELS_CPU_UNPACK_GROUPS_H_
+#endif  // DUNLIN_KERNELS_UNPACK_GROUPS_H_

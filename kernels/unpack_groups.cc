@@ -1,10 +1,10 @@
-#include "kernels/cpu/unpack_groups.h"
+#include "kernels/unpack_groups.h"
 
 #include "base/check.h"
 #include "kernels/group_format.h"
 #include "kernels/quant_format_blocks.h"
 
-namespace dunlin::kernels::cpu {
+namespace dunlin::kernels {
 namespace {
 
 using quant_internal::kIq4Levels;
@@ -156,10 +156,11 @@ CodeGroup UnpackGroup(DType type, const uint8_t* b, int index) {
     case DType::kF32:
     case DType::kF16:
     case DType::kBF16:
+    case DType::kE4M3:
       break;
   }
   CHECK(false) << "tensor type id " << static_cast<int32_t>(type) << " has no codes";
   return g;
 }
 
-}  // namespace dunlin::kernels::cpu
+}  // namespace dunlin::kernels

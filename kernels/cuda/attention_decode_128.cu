@@ -1,0 +1,7 @@
+#include "kernels/cuda/attention_decode.cuh"
+
+namespace dunlin::kernels::cuda {
+
+template void LaunchDecode<128>(Device*, const DecodeArgs&, KvFormat, KvFormat);
+
+}  // namespace dunlin::kernels::cuda
