@@ -4,6 +4,7 @@
 #include "kernels/cuda/dev.h"
 #include "kernels/cuda/four_floats.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/matrix_tile.h"
 
 namespace dunlin::kernels::cuda {
 namespace {
@@ -174,7 +175,36 @@ DUNLIN_KERNEL(kThreads, 2) void PrepareHalves(RowsToPrepare from, PreparedRows t
   if (dev::ThreadX() == 0) to.row_scale[r] = dev::BitsToFloat(static_cast<uint32_t>(127 + e) << 23);
 }
 
+constexpr int kEmbedThreads = 256;
+
+// Blocks: x: a row each; y: 4 * kEmbedThreads columns each, so that one row keeps several multiprocessors busy.
+DUNLIN_KERNEL(kEmbedThreads, 4) void EmbedRows(CudaMatrix table, DeviceBatch batch, float scale, float* x) {
+  const int row = dev::BlockX(), col = 4 * (dev::BlockY() * kEmbedThreads + dev::ThreadX());
+  if (row >= batch.counts->num_rows || col >= table.cols) return;
+  const int id = batch.token_ids[row];
+  float* to = x + static_cast<size_t>(row) * static_cast<size_t>(table.cols) + col;
+  FourFloats v;  // columns past the end are zeros of the tile
+  DUNLIN_UNROLL
+  for (int c = 0; c < 4; ++c) v.at[c] = scale * MatrixValue(table, id, col + c);
+  if (table.cols % 4 == 0) {
+    StoreFour(to, v);
+    return;
+  }
+  DUNLIN_UNROLL
+  for (int c = 0; c < 4; ++c) {
+    if (col + c < table.cols) to[c] = v.at[c];
+  }
+}
+
 }  // namespace
+
+void Embed(Device* device, const CudaMatrix& table, const DeviceBatch& batch, float scale, float* x) {
+  constexpr int kColumnsOfBlock = 4 * kEmbedThreads;
+  const LaunchConfig config{.grid_x = batch.max_rows,
+                            .grid_y = (table.cols + kColumnsOfBlock - 1) / kColumnsOfBlock,
+                            .threads = kEmbedThreads};
+  DUNLIN_LAUNCH(device, config, EmbedRows, table, batch, scale, x);
+}
 
 void Prepare(Device* device, const RowsToPrepare& from, const PreparedRows& to) {
   CHECK(to.cols > 0 && to.stride == PreparedStride(to.cols)) << to.cols << ' ' << to.stride;

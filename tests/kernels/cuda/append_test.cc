@@ -323,9 +323,12 @@ using CopyPagesTest = DeviceTest;
 
 TEST_F(CopyPagesTest, MovesWholePagesAndNothingElse) {
   Random random(3);
-  // Pages of 256 bytes, of less than a block's share, and of more.
-  for (const int layers : {1, 5, 40}) {
-    const PageLayout layout = PageLayout::Create(16, layers, layers, 16 * std::min(layers, 8), KvFormat::kE4M3,
+  struct Shape {
+    int layers, heads, dim;
+  };
+  // The smallest page, one that is no whole number of a block's steps, and one of several blocks.
+  for (const Shape& shape : {Shape{1, 1, 16}, Shape{5, 3, 80}, Shape{3, 8, 128}}) {
+    const PageLayout layout = PageLayout::Create(16, shape.layers, shape.heads, shape.dim, KvFormat::kE4M3,
                                                  KvFormat::kInt8, false, SlabOrder::kDevice);
     std::vector<uint8_t> arena(9 * layout.page_bytes);
     for (uint8_t& b : arena) b = random.Byte();

@@ -249,5 +249,35 @@ TEST_F(PrepareTest, NormIsTheExactOneWithinItsRoundings) {
   }
 }
 
+TEST_F(PrepareTest, EmbedsTheTablesValuesOfEveryType) {
+  Random random(10);
+  for (const DType type : kernels::testing::kAllTypes) {
+    // Not whole tiles of rows; columns past what a block of threads takes, for plain types not whole fours.
+    const bool plain = type == DType::kF32 || type == DType::kF16 || type == DType::kBF16;
+    const int table_rows = 21, cols = plain ? 1031 : 1280;
+    WeightArena arena(device_);
+    CudaMatrix table;
+    const std::vector<uint8_t> bytes = kernels::testing::RandomWeights(type, int64_t{table_rows} * cols, &random);
+    ASSERT_TRUE(PackMatrix(type, table_rows, cols, bytes, &arena, &table));
+    const std::vector<uint8_t> packed = Download(table.data, table.bytes);
+    const std::vector<int32_t> ids = {20, 0, 7, 7, 1 << 28};
+    const auto d_ids = Upload(ids);
+    const auto d_counts = Upload(std::vector<BatchCounts>{{4, 1, 0, 0}});
+    const auto d_x = Upload(std::vector<float>(ids.size() * static_cast<size_t>(cols), -7.0f));
+    DeviceBatch batch;
+    batch.max_rows = static_cast<int32_t>(ids.size());
+    batch.counts = d_counts.data();
+    batch.token_ids = d_ids.data();
+    Embed(device_, table, batch, 3.3f, d_x.data());
+    std::vector<float> want(d_x.size(), -7.0f);
+    for (size_t r = 0; r < 4; ++r) {
+      std::vector<float> row(static_cast<size_t>(cols));
+      UnpackRow(table, packed.data(), ids[r], row.data());
+      for (size_t c = 0; c < row.size(); ++c) want[r * row.size() + c] = 3.3f * row[c];
+    }
+    EXPECT_TRUE(Download(d_x) == want) << static_cast<int>(type);
+  }
+}
+
 }  // namespace
 }  // namespace dunlin::kernels::cuda
