@@ -44,6 +44,7 @@ struct StepBatch {
 // How a step was launched by a backend that can record its launches: kernel by kernel; the same and recorded; or as a
 // graph recorded before.
 enum class GraphUse : uint8_t { kNone, kEager, kRecorded, kReplayed };
+inline constexpr int kNumGraphUses = 4;
 
 struct StepResult {
   std::vector<kernels::SampleResult> outputs;  // [num_outputs]

@@ -17,7 +17,14 @@ int QueryWidth(const AttentionShape& s) { return s.num_q_heads * s.head_dim; }
 int KeyWidth(const AttentionShape& s) { return s.num_kv_heads * s.head_dim; }
 int WidestInput(const OpLimits& l) { return std::max({l.hidden, l.ffn, QueryWidth(l.attention)}); }
 
-AttentionLimits AttentionLimitsOf(const OpLimits& l) { return {l.max_rows, l.max_context, l.attention}; }
+AttentionLimits AttentionLimitsOf(const OpLimits& l, int max_sequences) {
+  AttentionLimits limits;
+  limits.max_rows = l.max_rows;
+  limits.max_decode_rows = static_cast<int>(std::min<int64_t>(l.max_rows, int64_t{max_sequences} * (kPrefillRows - 1)));
+  limits.max_context = l.max_context;
+  limits.shape = l.attention;
+  return limits;
+}
 
 // What the rows of a step read and write of one layer's pages.
 Traffic LayerKvTraffic(const BatchView& batch, const AttentionPattern& pattern, const PageLayout& layout) {
@@ -50,21 +57,21 @@ const void* CudaOps::UploadBytes(const void* bytes, size_t size) {
   return to;
 }
 
-uint64_t CudaOps::ScratchBytes(const Device& device, const OpLimits& l) {
+uint64_t CudaOps::ScratchBytes(const Device& device, const OpLimits& l, int max_sequences) {
   const auto stride = static_cast<uint64_t>(PreparedStride(WidestInput(l)));
   const uint64_t prepared = static_cast<uint64_t>(l.max_rows) * (stride * 2 + 16 + stride / 4);
   return prepared + 2 * FloatBytes(l.max_rows, KeyWidth(l.attention)) +
-         AttentionWorkspaceBytes(device, AttentionLimitsOf(l)) + RowDraws::Bytes(l.max_outputs, l.vocab);
+         AttentionWorkspaceBytes(device, AttentionLimitsOf(l, max_sequences)) + RowDraws::Bytes(l.max_outputs, l.vocab);
 }
 
 void CudaOps::Reserve(const OpLimits& limits) {
   limits_ = limits;
+  attention_limits_ = AttentionLimitsOf(limits, max_sequences_);
   prepared_ = PreparedBuffer(device_, limits.max_rows, WidestInput(limits));
   const size_t kv_values = Index(limits.max_rows) * Index(KeyWidth(limits.attention));
   k_ = DeviceBuffer<float>(device_, kv_values);
   v_ = DeviceBuffer<float>(device_, kv_values);
-  attention_workspace_ =
-      DeviceBuffer<uint8_t>(device_, std::max<size_t>(1, AttentionWorkspaceBytes(*device_, AttentionLimitsOf(limits))));
+  attention_workspace_ = DeviceBuffer<uint8_t>(device_, AttentionWorkspaceBytes(*device_, attention_limits_));
   saturated_ = DeviceBuffer<uint32_t>(device_, 1);
   fetched_saturated_ = PinnedBuffer<uint32_t>(device_, 1);
   draws_ = RowDraws(device_, limits.max_outputs, limits.vocab);
@@ -81,7 +88,7 @@ void CudaOps::BeginStep(const Step& step, const AttentionShape& shape, const Pag
   layer_kv_ = LayerKvTraffic(step.view, shape.pattern(), kv.layout);
   if (!step.launch) return;
   device_->Fill(saturated_.data(), 0, sizeof(uint32_t));
-  PlanAttention(device_, AttentionLimitsOf(limits_), step.batch, {kv.base, kv.layout}, attention_workspace_.data());
+  PlanAttention(device_, attention_limits_, step.batch, {kv.base, kv.layout}, attention_workspace_.data());
 }
 
 void CudaOps::FetchSaturated() { device_->CopyToHost(fetched_saturated_.data(), saturated_.data(), sizeof(uint32_t)); }
@@ -151,7 +158,7 @@ Traffic CudaOps::PagedAttention(const AttentionShape& shape, const BatchView& ba
     call.out = out;
     call.workspace = attention_workspace_.data();
     const DevicePages pages{kv.base, kv.layout};
-    DecodeAttention(device_, call, AttentionLimitsOf(limits_), step_.batch, pages);
+    DecodeAttention(device_, call, attention_limits_, step_.batch, pages);
     if (step_.has_prefill) PrefillAttention(device_, call, step_.batch, pages);
   }
   Traffic t;

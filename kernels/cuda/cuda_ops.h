@@ -47,7 +47,8 @@ class CudaOps {
   using Matrix = CudaMatrix;
   using Vector = DeviceVector;
 
-  explicit CudaOps(Device* device) : device_(device), arena_(device) {}
+  // max_sequences: of one step.
+  CudaOps(Device* device, int max_sequences) : device_(device), arena_(device), max_sequences_(max_sequences) {}
 
   Device* device() const { return device_; }
   uint64_t packed_bytes() const { return arena_.allocated_bytes(); }
@@ -63,7 +64,7 @@ class CudaOps {
   }
   void Reserve(const OpLimits& limits);
   // Of device memory that Reserve takes.
-  static uint64_t ScratchBytes(const Device& device, const OpLimits& limits);
+  static uint64_t ScratchBytes(const Device& device, const OpLimits& limits, int max_sequences);
 
   // What the ops until the next BeginStep work on.
   struct Step {
@@ -102,7 +103,9 @@ class CudaOps {
   WeightArena arena_;
   bool out_of_memory_ = false;
 
+  int max_sequences_;
   OpLimits limits_;
+  AttentionLimits attention_limits_;
   PreparedBuffer prepared_;
   DeviceBuffer<float> k_, v_;  // [max_rows, num_kv_heads * head_dim]
   DeviceBuffer<uint8_t> attention_workspace_;

@@ -53,9 +53,8 @@ absl::Status CheckSupported(const Shape& s) {
   }
   if (const char* const what = kernels::cuda::AttentionUnsupported(s.network.attention, s.layout)) {
     return absl::UnimplementedError(
-        absl::StrFormat("--device: the CUDA backend lacks %s (%d query heads, %d KV heads of %d values, "
-                        "--kv-cache-dtype); use --device "
-                        "cpu",
+        absl::StrFormat("--device: the CUDA backend has no attention for %s (%d query heads, %d KV heads of %d "
+                        "values); use --device cpu",
                         what, s.config.num_q_heads, s.config.num_kv_heads, s.config.head_dim));
   }
   return absl::OkStatus();
@@ -105,8 +104,8 @@ uint64_t RopeBytes(const Shape& s) {
 // Of everything but weights, tables of the rounding, and pages.
 uint64_t ScratchBytes(const Shape& s, const Device& device) {
   const ScratchValues n = ScratchValuesOf(s);
-  return CudaOps::ScratchBytes(device, s.limits) + (n.x + 2 * n.q + n.ffn + n.logits) * sizeof(float) +
-         DeviceBatchBuffer::Bytes(s.batch) + RopeBytes(s);
+  return CudaOps::ScratchBytes(device, s.limits, s.batch.largest.sequences) +
+         (n.x + 2 * n.q + n.ffn + n.logits) * sizeof(float) + DeviceBatchBuffer::Bytes(s.batch) + RopeBytes(s);
 }
 
 CudaRunner::Scratch MakeScratch(const Shape& s, Device* device) {
@@ -228,7 +227,7 @@ absl::Status OutOfMemory(const Device& device, const char* what, uint64_t bytes)
 absl::Status LoadBesidePages(const model::ModelFile& file, const Shape& s, const KvRoundingTables& rounding,
                              CudaRunner::Parts* parts) {
   Device* const device = parts->device.get();
-  parts->ops = std::make_unique<CudaOps>(device);
+  parts->ops = std::make_unique<CudaOps>(device, s.batch.largest.sequences);
   CudaOps* const ops = parts->ops.get();
   ASSIGN_OR_RETURN(parts->weights, WeightLoader<CudaOps>(ops, &file, s.options.progress).Load(s.config));
   RETURN_IF_ERROR(CheckGates(parts->weights));
