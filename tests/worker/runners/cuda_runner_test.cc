@@ -81,7 +81,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Pages{"int8_fp8", KvFormat::kInt8, KvFormat::kE4M3, KvRoundingMode::kNearest},
                       Pages{"f16", KvFormat::kF16, KvFormat::kF16, KvRoundingMode::kNearest},
                       Pages{"compensated", KvFormat::kE4M3, KvFormat::kE4M3, KvRoundingMode::kCompensated}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& tested) { return std::string(tested.param.name); });
 
 // Biases, head norms, untied f16 output, a window with sinks, scaled RoPE: what the table of weights may also hold.
 TEST_F(CudaRunnerTest, OtherModelsAndAWindow) {

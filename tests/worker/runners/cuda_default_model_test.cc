@@ -1,0 +1,64 @@
+// The default model on the emulated CUDA backend against the CPU runner: a prompt and a few tokens. Minutes: it runs
+// with DUNLIN_TEST_FULL=1 only (tools/test --all).
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "model/gguf/gguf_file.h"
+#include "tests/support/runner_driver.h"
+#include "tests/support/status_matchers.h"
+#include "tests/support/test_data.h"
+#include "tests/worker/runners/cuda_runner_fixture.h"
+#include "worker/runners/cpu_runner.h"
+#include "worker/runners/cuda_backend.h"
+
+namespace dunlin::worker {
+namespace {
+
+// As kTolerance of cuda_runner_test.cc, with thirty layers in the place of two: 1.6e-2 * sqrt(15) = 6e-2 if every
+// layer's error were carried on as it is; a trained model's norms and residuals damp it rather than the other way.
+constexpr double kTolerance = 6e-2;
+
+TEST(CudaDefaultModel, LogitsAreTheCpus) {
+  const char* const full = std::getenv("DUNLIN_TEST_FULL");
+  if (full == nullptr || std::string(full) != "1") GTEST_SKIP() << "minutes: runs with DUNLIN_TEST_FULL=1";
+  const std::string path = testing::DefaultModelPath();
+  if (path.empty()) GTEST_SKIP() << "the default model is not here";
+  ASSERT_OK_AND_ASSIGN(const auto file, model::GgufFile::Open(path));
+  RunnerOptions options;
+  options.max_model_len = 64;
+  options.max_rows = 16;
+  options.max_num_seqs = 1;
+  options.kv_bytes = uint64_t{4} << 20;
+  options.measure_bandwidth = false;
+  ASSERT_OK_AND_ASSIGN(const auto cpu, CreateCpuRunner(*file, options));
+  ASSERT_OK_AND_ASSIGN(const auto cuda, CreateCudaRunner(*file, options, OpenDevice()));
+  testing::RunnerDriver want(
+      cpu.get(), [&cpu] { return static_cast<TransformerRunner<kernels::cpu::CpuOps>*>(cpu.get())->TEST_logits(); });
+  testing::RunnerDriver got(cuda.get(), [&cuda] { return static_cast<CudaRunner*>(cuda.get())->TEST_logits(); });
+  testing::RunnerDriver::Sequence a, b;
+  // "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n"
+  const std::vector<int32_t> prompt = {1, 4093, 198, 1780, 314, 7926, 47, 2, 198, 1, 520, 9531, 198};
+  const auto last = [&prompt](int position) { return position + 1 == static_cast<int>(prompt.size()); };
+  std::vector<Row> want_rows = want.Feed(&a, prompt, 16, last), got_rows = got.Feed(&b, prompt, 16, last);
+  for (int i = 0; i < 6; ++i) {
+    const int32_t next = ArgMax(want_rows.back());
+    want_rows.push_back(want.Step({{&a, {next}, {0}}})[0]);
+    got_rows.push_back(got.Step({{&b, {next}, {0}}})[0]);
+  }
+  for (size_t i = 0; i < want_rows.size(); ++i) {
+    const double error = RelativeError(got_rows[i], want_rows[i]);
+    std::printf("token %zu: relative error %.2e, choice %d, the CPU's %d\n", i, error, ArgMax(got_rows[i]),
+                ArgMax(want_rows[i]));
+    EXPECT_TRUE(error <= kTolerance) << "token " << i << ": " << error;
+    EXPECT_EQ(ArgMax(got_rows[i]), ArgMax(want_rows[i])) << "token " << i;
+  }
+}
+
+}  // namespace
+}  // namespace dunlin::worker
