@@ -14,8 +14,8 @@
 namespace dunlin::worker {
 namespace {
 
-struct Run {
-  explicit Run(ModelRunner* runner) {
+struct TestEngine {
+  explicit TestEngine(ModelRunner* runner) {
     EngineOptions options;
     options.max_num_seqs = 4;
     options.num_speculative_tokens = 3;
@@ -54,13 +54,13 @@ TEST_F(CudaRunnerTest, AnswersDoNotDependOnTheBatch) {
   const auto temperature = [](size_t i) { return i == 1 ? 0.7f : 0.0f; };
   std::vector<std::vector<int32_t>> alone;
   for (size_t i = 0; i < prompts.size(); ++i) {
-    Run run(runner.get());
+    TestEngine run(runner.get());
     const auto stream = run.Add(prompts[i], 12, temperature(i));
     while (run.core->Step()) run.core->DeliverEnds();
-    alone.push_back(Run::Taken(stream.get()).tokens);
+    alone.push_back(TestEngine::Taken(stream.get()).tokens);
     EXPECT_EQ(run.core->CheckIdle(), "");
   }
-  Run run(runner.get());
+  TestEngine run(runner.get());
   std::vector<std::shared_ptr<TokenStream>> streams;
   for (size_t i = 0; i < prompts.size(); ++i) streams.push_back(run.Add(prompts[i], 12, temperature(i)));
   while (run.core->Step()) {
@@ -69,13 +69,13 @@ TEST_F(CudaRunnerTest, AnswersDoNotDependOnTheBatch) {
   }
   for (size_t i = 0; i < prompts.size(); ++i) {
     EXPECT_EQ(alone[i].size(), 12u);
-    EXPECT_EQ(Run::Taken(streams[i].get()).tokens, alone[i]) << i;
+    EXPECT_EQ(TestEngine::Taken(streams[i].get()).tokens, alone[i]) << i;
   }
 }
 
 TEST_F(CudaRunnerTest, AFailedDeviceEndsItsStreams) {
   const auto runner = Cuda();
-  Run run(runner.get());
+  TestEngine run(runner.get());
   const auto stream = run.Add(Prompt(10, 1), 50, 0.0f);
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(run.core->Step());
   EXPECT_FALSE(run.core->lost_device());
@@ -84,7 +84,7 @@ TEST_F(CudaRunnerTest, AFailedDeviceEndsItsStreams) {
   }
   run.core->DeliverEnds();
   EXPECT_TRUE(run.core->lost_device());
-  const StreamUpdate update = Run::Taken(stream.get());
+  const StreamUpdate update = TestEngine::Taken(stream.get());
   ASSERT_TRUE(update.end.has_value());
   EXPECT_EQ(update.end->status.code(), absl::StatusCode::kUnavailable);
   EXPECT_NE(std::string(update.end->status.message()).find("illegal memory access"), std::string::npos);

@@ -66,7 +66,7 @@ class CudaRunnerTest : public ::testing::Test {
     model_.head_dim = 64;  // the least that the attention kernels take
     options_.max_model_len = 128;
     options_.max_rows = 48;
-    options_.max_num_seqs = 8;
+    options_.max_num_seqs = 48;  // and so 48 rows of logits at a time, for the driver
     options_.threads = 1;
     options_.measure_bandwidth = false;
     options_.kv_bytes = uint64_t{1} << 20;
