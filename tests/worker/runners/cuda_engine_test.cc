@@ -1,4 +1,4 @@
-// The engine over the CUDA runner on the emulator: what a worker does with it, and what it does when the device fails.
+// The engine over the CUDA runner: what a worker does with it, and what it does when the device fails.
 #include <cstdint>
 #include <memory>
 #include <string>

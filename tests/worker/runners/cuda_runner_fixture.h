@@ -1,4 +1,5 @@
-// A small model served by the CUDA runner on the emulator, and by the CPU runner beside it.
+// A small model served by the CUDA runner, and by the CPU runner beside it. The tests over it are linked twice: with
+// the emulator and, where the backend is built, with the CUDA runtime: these skip without a device and say why.
 // Thread-safety: test thread only.  Owns: the file on disk until the end.
 #ifndef DUNLIN_TESTS_WORKER_RUNNERS_CUDA_RUNNER_FIXTURE_H_
 #define DUNLIN_TESTS_WORKER_RUNNERS_CUDA_RUNNER_FIXTURE_H_
@@ -58,6 +59,11 @@ inline double RelativeError(const Row& got, const Row& want) {
 
 class CudaRunnerTest : public ::testing::Test {
  protected:
+  void SetUp() override {
+    std::string why;
+    if (kernels::cuda::Device::Count(&why) == 0) GTEST_SKIP() << "no device: " << why;
+  }
+  static kernels::cuda::DeviceInfo TheDevice() { return OpenDevice()->info(); }
   CudaRunnerTest() {
     model_.hidden_size = 128;
     model_.ffn_size = 192;

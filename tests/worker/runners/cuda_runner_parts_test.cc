@@ -1,4 +1,4 @@
-// The CUDA runner beyond its numbers, on the emulator: what it reports, page moves, a device that fails, refusals.
+// The CUDA runner beyond its numbers: what it reports, page moves, a device that fails, refusals.
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,7 +24,7 @@ TEST_F(CudaRunnerTest, ReportsWhatItWasMadeOf) {
   const auto runner = Cuda();
   const RunnerInfo& info = runner->info();
   EXPECT_EQ(info.device, "cuda:0");
-  EXPECT_EQ(info.isa, "sm_87");
+  EXPECT_EQ(info.isa, "sm_" + std::to_string(TheDevice().compute_capability));
   EXPECT_EQ(info.vocab_size, testing::kTinyVocabSize);
   EXPECT_EQ(info.max_model_len, 128);
   EXPECT_EQ(info.max_rows, 48);
@@ -98,7 +98,8 @@ TEST_F(CudaRunnerTest, AFailedDeviceStaysLost) {
   std::vector<int32_t> failed;
   for (int i = 0; i < 2; ++i) {
     EXPECT_THAT(runner->Step(OneSequence(pages, 1, 20), &result),
-                StatusIs(absl::StatusCode::kUnavailable, HasSubstr("cuda:0 (emulator): an illegal memory access")));
+                StatusIs(absl::StatusCode::kUnavailable,
+                         HasSubstr("cuda:0 (" + TheDevice().name + "): an illegal memory access")));
     EXPECT_THAT(runner->MovePages(std::vector<kv::PageMove>{{Kind::kCopy, 1, 3}}, &failed),
                 StatusIs(absl::StatusCode::kUnavailable, HasSubstr("illegal memory access")));
   }
@@ -144,7 +145,7 @@ TEST_F(CudaRunnerTest, ThePlanIsWhatTheRunnerTakes) {
   const auto device = OpenDevice();
   ASSERT_OK_AND_ASSIGN(const RunnerPlan plan, PlanCudaRunner(File(), options_, device.get()));
   const auto runner = Cuda();
-  EXPECT_EQ(plan.device, "cuda:0 (emulator)");
+  EXPECT_EQ(plan.device, "cuda:0 (" + TheDevice().name + ")");
   EXPECT_EQ(plan.pool.pages, runner->info().num_pages);
   EXPECT_EQ(plan.page_bytes, runner->info().page_bytes);
   EXPECT_EQ(plan.host_slots, runner->info().host_slots);

@@ -1,6 +1,7 @@
-// The CUDA runner's numbers on the emulator: against the CPU runner, and against itself where the bits must be equal.
+// The CUDA runner's numbers: against the CPU runner, and against itself where the bits must be equal.
 #include "worker/runners/cuda_runner.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -24,9 +25,39 @@ using Part = RunnerDriver::Part;
 // a rounding boundary where both backends round alike. A value of step s that is moved by d flips with probability
 // d / s and is then off by s, so the relative error is sqrt(d * s): INT8 activations have s = amax / 127, about 0.03 of
 // their root mean square: sqrt(2^-11 * 0.03) = 4e-3; E4M3 pages have s = 2^-3 of the value: 8e-3. Two layers with four
-// roundings of activations and one of pages each: sqrt(2 * (4 * 4e-3^2 + 8e-3^2)) = 1.6e-2; and a margin of two for one
-// row out of many.
-constexpr double kTolerance = 3e-2;
+// roundings of activations and one of pages each: sqrt(2 * (4 * 4e-3^2 + 8e-3^2)) = 1.6e-2 in the mean of the rows.
+constexpr double kMeanTolerance = 1.6e-2;
+// Of one row at most: as if no rounding of the one agreed with the other's. Each is then off by s / sqrt(12) = 9e-3 for
+// every rounding, they differ by sqrt(2) of it, and eight in a row are sqrt(8) of that: 3.5e-2, and half of it for the
+// worst of many rows.
+constexpr double kTolerance = 5e-2;
+
+// Collects the rows' errors and judges them.
+class Errors {
+ public:
+  void Add(const std::vector<Row>& got, const std::vector<Row>& want) {
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      const double error = RelativeError(got[i], want[i]);
+      EXPECT_TRUE(error <= kTolerance) << "row " << i << ": " << error;
+      sum_ += error;
+      worst_ = std::max(worst_, error);
+      ++rows_;
+      // The same greedy token but where two are closer than the tolerance.
+      const float lead = want[i][static_cast<size_t>(ArgMax(want[i]))] - want[i][static_cast<size_t>(ArgMax(got[i]))];
+      EXPECT_TRUE(static_cast<double>(lead) <= 2 * kTolerance * Norm(want[i])) << "row " << i;
+    }
+  }
+  ~Errors() {
+    const double mean = sum_ / rows_;
+    std::printf("relative error of %d rows: %.2e in the mean, %.2e the worst\n", rows_, mean, worst_);
+    EXPECT_TRUE(mean <= kMeanTolerance) << mean;
+  }
+
+ private:
+  double sum_ = 0, worst_ = 0;
+  int rows_ = 0;
+};
 
 struct Pages {
   const char* name;
@@ -47,7 +78,7 @@ TEST_P(CudaRunnerPagesTest, LogitsAreTheCpus) {
   EXPECT_EQ(cuda->info().kv_rounding_id, cpu->info().kv_rounding_id);
   EXPECT_EQ(cuda->info().kv_rounding_id != 0, GetParam().rounding != KvRoundingMode::kNearest);
   RunnerDriver want = CpuDriver(cpu.get()), got = Driver(cuda.get());
-  double worst = 0;
+  Errors errors;
   for (const auto& [tokens, chunk] : {std::pair{40, 21}, {11, 3}, {17, 48}}) {
     Sequence a, b;
     const std::vector<int32_t> prompt = Prompt(tokens, 7);
@@ -59,20 +90,10 @@ TEST_P(CudaRunnerPagesTest, LogitsAreTheCpus) {
       want_rows.push_back(want.Step({{&a, {next}, {0}}})[0]);
       got_rows.push_back(got.Step({{&b, {next}, {0}}})[0]);
     }
-    ASSERT_EQ(got_rows.size(), want_rows.size());
-    for (size_t i = 0; i < want_rows.size(); ++i) {
-      const double error = RelativeError(got_rows[i], want_rows[i]);
-      worst = std::max(worst, error);
-      EXPECT_TRUE(error <= kTolerance) << "row " << i << ": " << error;
-      // The same greedy token but where two are closer than the tolerance.
-      const float lead = want_rows[i][static_cast<size_t>(ArgMax(want_rows[i]))] -
-                         want_rows[i][static_cast<size_t>(ArgMax(got_rows[i]))];
-      EXPECT_TRUE(static_cast<double>(lead) <= 2 * kTolerance * Norm(want_rows[i])) << "row " << i;
-    }
+    errors.Add(got_rows, want_rows);
     want.Close(&a);
     got.Close(&b);
   }
-  std::printf("worst relative error of a row: %.2e\n", worst);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -100,10 +121,7 @@ TEST_F(CudaRunnerTest, OtherModelsAndAWindow) {
   const auto all = [](int) { return true; };
   const std::vector<int32_t> prompt = Prompt(60, 5);
   const std::vector<Row> want_rows = want.Feed(&a, prompt, 40, all), got_rows = got.Feed(&b, prompt, 40, all);
-  for (size_t i = 0; i < want_rows.size(); ++i) {
-    const double error = RelativeError(got_rows[i], want_rows[i]);
-    EXPECT_TRUE(error <= kTolerance) << "row " << i << ": " << error;
-  }
+  Errors().Add(got_rows, want_rows);
   EXPECT_EQ(got.last_result().traffic.kv_read_bytes, want.last_result().traffic.kv_read_bytes);
   EXPECT_EQ(got.last_result().traffic.kv_write_bytes, want.last_result().traffic.kv_write_bytes);
 }
