@@ -44,7 +44,7 @@ TEST(CudaDefaultModel, LogitsAreTheCpus) {
   testing::RunnerDriver got(cuda.get(), [&cuda] { return static_cast<CudaRunner*>(cuda.get())->TEST_logits(); });
   testing::RunnerDriver::Sequence a, b, c;
   // "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n"
-  const std::vector<int32_t> prompt = {1, 4093, 198, 1780, 314, 7926, 47, 2, 198, 1, 520, 9531, 198};
+  const std::vector<int32_t> prompt = {1, 4093, 198, 1780, 314, 9354, 47, 2, 198, 1, 520, 9531, 198};
   const auto last = [&prompt](int position) { return position + 1 == static_cast<int>(prompt.size()); };
   std::vector<Row> want_rows = want.Feed(&a, prompt, 16, last), got_rows = got.Feed(&b, prompt, 16, last),
                    f32_rows = oracle.Feed(&c, prompt, 16, last);
