@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -169,7 +170,8 @@ TEST_F(CudaRunnerTest, CompanyAndPagesChangeNoBit) {
   }
 }
 
-// Steps of 1 to 5 sequences: first as kernels, then recorded, then replayed, also where rows are padding.
+// Steps of 1 to 5 sequences of one or three rows: first as kernels, then recorded, then replayed, also where rows are
+// padding.
 TEST_F(CudaRunnerTest, GraphsGiveTheBitsOfEagerSteps) {
   RunnerOptions eager = options_;
   eager.enforce_eager = true;
@@ -185,12 +187,12 @@ TEST_F(CudaRunnerTest, GraphsGiveTheBitsOfEagerSteps) {
     EXPECT_EQ(got.last_result().graph, GraphUse::kEager) << "a prompt";
   }
   std::vector<GraphUse> uses;
-  for (const size_t n : {3u, 4u, 2u, 3u, 5u, 4u, 3u, 1u, 1u}) {
+  for (const auto& [n, rows] :
+       {std::pair{3u, 1}, {4u, 1}, {2u, 1}, {3u, 1}, {5u, 3}, {4u, 1}, {5u, 3}, {3u, 3}, {1u, 1}, {1u, 1}}) {
     std::vector<Part> want_parts, got_parts;
     for (size_t i = 0; i < n; ++i) {
-      const auto token = static_cast<int32_t>(10 * n + i);
-      want_parts.push_back({&a[i], {token}, {0}});
-      got_parts.push_back({&b[i], {token}, {0}});
+      want_parts.push_back({&a[i], Prompt(rows, 100 * n + static_cast<unsigned>(i)), {rows - 1}});
+      got_parts.push_back({&b[i], want_parts.back().tokens, {rows - 1}});
     }
     EXPECT_EQ(got.Step(got_parts), want.Step(want_parts)) << n;
     const StepResult &g = got.last_result(), &w = want.last_result();
@@ -202,10 +204,10 @@ TEST_F(CudaRunnerTest, GraphsGiveTheBitsOfEagerSteps) {
     EXPECT_EQ(g.traffic.activation_bytes, w.traffic.activation_bytes);
     EXPECT_GT(g.device_time, absl::ZeroDuration());
   }
-  // Buckets 4, 4, 2, 4, 8, 4, 4, 1, 1; the start has run one row before.
+  // Buckets 4, 4, 2, 4, 16, 4, 16, 16, 1, 1; the start has run one row before.
   using enum GraphUse;
-  EXPECT_EQ(uses, (std::vector<GraphUse>{kEager, kRecorded, kEager, kReplayed, kEager, kReplayed, kReplayed, kRecorded,
-                                         kReplayed}));
+  EXPECT_EQ(uses, (std::vector<GraphUse>{kEager, kRecorded, kEager, kReplayed, kEager, kReplayed, kRecorded, kReplayed,
+                                         kRecorded, kReplayed}));
   for (int32_t page = 0; page < want_runner->info().num_pages; ++page) {
     if (page == 0) continue;  // the start's
     EXPECT_EQ(got_runner->TEST_page(page), want_runner->TEST_page(page)) << page;
