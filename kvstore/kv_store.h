@@ -65,6 +65,9 @@ class KvStore {
   // The step failed: the pages of all write sets hold anything; they are never published and go to quarantine instead
   // of blank or cached. To be called while the sequences of the step are open. Ends the step.
   virtual void FailStep() = 0;
+  // A step that has ended by EndStep failed after all: tokens [from, to) of the sequence hold anything. Their pages
+  // leave the index, with what follows them, and go to quarantine.
+  virtual void Distrust(SequenceId seq, int32_t from, int32_t to) = 0;
   virtual int32_t Absolve() = 0;  // quarantined pages become blank (the device is known to be quiet); how many
 
   // ---- Transfers ----

@@ -228,6 +228,16 @@ int32_t PagedKvStore::FailRestore(SequenceId seq, PageId page) {
   return s.matched_tokens;
 }
 
+void PagedKvStore::Distrust(SequenceId seq, int32_t from, int32_t to) {
+  const OpenSequence& s = At(seq);
+  CHECK(from >= 0 && to <= s.table.size() * page_tokens_) << from << " to " << to << " on " << s.table.size();
+  for (int32_t i = from / page_tokens_; i < PagesFor(to); ++i) {
+    const PageId page = s.table.page(i);
+    if (const int32_t node = pool_.node(page); node >= 0) Forget(node);
+    pool_.SetFate(page, PageState::kQuarantine);
+  }
+}
+
 void PagedKvStore::Pin(PageId page) {
   pool_.Pin(page);
   if (const int32_t node = pool_.node(page); node >= 0) pool_.SetWeight(page, Weight(node));

@@ -51,6 +51,7 @@ class PagedKvStore final : public KvStore, private EvictionListener {
   int32_t Adopt(SequenceId seq, int32_t computed, std::span<const int32_t> tokens) override;
   void EndStep() override;
   void FailStep() override;
+  void Distrust(SequenceId seq, int32_t from, int32_t to) override;
   int32_t Absolve() override { return pool_.Absolve(); }
 
   void TakeMoves(std::vector<PageMove>* moves) override;

@@ -1,14 +1,18 @@
-// The backend seam: one virtual call per step. Everything above (engine, scheduler, kvstore) is the same for every
-// device and for the fake model of the tests. Thread-safety: engine thread only.  Owns (implementations): weights, page
-// memory, the host tier's records, all scratch; nothing allocates after the first steps of each size. Errors of Step
-// and MovePages: a non-OK status means the device is lost (UNAVAILABLE): no result may be used, the engine fails its
-// sequences.
+// The backend seam: one virtual call per step, or two, so that the host can work while the device does. Everything
+// above (engine, scheduler, kvstore) is the same for every device and for the fake model of the tests.
+// Order: steps and moves take effect in the order of the calls, whatever is waited for when (a device's stream does
+// that). So a page may be given away while a step that uses it is in flight: what comes to it later comes later.
+// Thread-safety: engine thread only.  Owns (implementations): weights, page memory, the host tier's records, all
+// scratch; nothing allocates after the first steps of each size. Errors of Step, Submit, Wait and MovePages: a non-OK
+// status means the device is lost (UNAVAILABLE): no result may be used, the engine fails its sequences and runs no
+// further step.
 #ifndef DUNLIN_WORKER_MODEL_RUNNER_H_
 #define DUNLIN_WORKER_MODEL_RUNNER_H_
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -21,7 +25,10 @@ namespace dunlin::worker {
 
 // One step's work as flat arrays, built by the engine, reused from step to step.
 struct StepBatch {
-  std::vector<int32_t> token_ids;                    // [num_rows]
+  std::vector<int32_t> token_ids;  // [num_rows]; -1 where token_from_previous has the token
+  // [num_rows], or empty when every token is known: the row's token is the one that this output of the step submitted
+  // just before draws; -1 = token_ids has it. Only from a step that is in flight.
+  std::vector<int32_t> token_from_previous;
   std::vector<int32_t> positions;                    // [num_rows]
   std::vector<kernels::SequenceSlice> sequences;     // their page tables outlive the step
   std::vector<int32_t> page_ids;                     // memory for tables that nobody else keeps
@@ -32,6 +39,7 @@ struct StepBatch {
   kernels::BatchView view() const { return {num_rows(), token_ids.data(), positions.data(), sequences}; }
   void Clear() {
     token_ids.clear();
+    token_from_previous.clear();
     positions.clear();
     sequences.clear();
     page_ids.clear();
@@ -64,6 +72,9 @@ struct RunnerInfo {
   int32_t num_pages = 0;
   uint64_t page_bytes = 0;
   int max_rows = 0;  // rows of one step
+  // Steps submitted and not waited for, at most: 1, or 2 when the runner overrides Submit and Wait and takes
+  // token_from_previous.
+  int max_steps_in_flight = 1;
   int threads = 0;
   int decode_threads = 0;                      // of these, for steps of a few rows; 0 = all
   uint64_t weight_bytes = 0;                   // packed
@@ -77,11 +88,24 @@ class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual const RunnerInfo& info() const = 0;
-  // Runs the batch: appends K/V of every row, computes the outputs. result is overwritten.
+  // Runs the batch: appends K/V of every row, computes the outputs. result is overwritten. Not while a step is in
+  // flight.
   virtual absl::Status Step(const StepBatch& batch, StepResult* result) = 0;
-  // Carries the moves out, strictly in order; done before the next Step. *failed_pages is overwritten: the pages whose
-  // kRestore failed (checksum, I/O), once per move; they hold anything. A kSave that failed is found by its kRestore.
+  // Step in two parts. Submit may return before the batch has run, and has copied what it needs of it: tokens, page
+  // tables and what the sample_params point to may change or go at once.
+  virtual absl::Status Submit(const StepBatch& batch) { return Step(batch, &kept_); }
+  // The result of the oldest step in flight, once it has run. *result is overwritten.
+  virtual absl::Status Wait(StepResult* result) {
+    std::swap(*result, kept_);
+    return absl::OkStatus();
+  }
+  // Carries the moves out, strictly in order; after the steps in flight and before the next one. *failed_pages is
+  // overwritten: the pages whose kRestore failed (checksum, I/O), once per move; they hold anything. A kSave that
+  // failed is found by its kRestore.
   virtual absl::Status MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) = 0;
+
+ private:
+  StepResult kept_;  // of a synchronous runner's Submit
 };
 
 }  // namespace dunlin::worker

@@ -15,6 +15,7 @@ namespace {
 // A block has one head of four rows, a warp each.
 constexpr int kBlockRows = 4;
 constexpr int kThreads = 32 * kBlockRows;
+static_assert(kThreads == kFeedbackThreads);
 
 // K or V of one layer. Offsets in bytes from a page's begin, of the first head.
 struct Side {
@@ -41,6 +42,43 @@ struct AppendKernelArgs {
   float eps;
   uint32_t* saturated;
 };
+
+// All warps of the block together. shared: of this warp, room for the head.
+template <int kFours>
+DUNLIN_DEV HeadCodes<kFours> CompensatedCodes(KvFormat format, const uint16_t* order, const FeedbackStream& stream,
+                                              const HeadVector<kFours>& head, float* shared) {
+  constexpr int kValues = 4 * kFours;
+  const int dim = stream.head_dim;
+  StoreHead(head, dim, shared);
+  dev::SyncWarp();
+  float y[kValues];
+  DUNLIN_UNROLL
+  for (int m = 0; m < kValues; ++m) {
+    const int place = dev::Lane() + 32 * m;
+    y[m] = place < dim ? shared[order[place]] : 0.0f;
+  }
+  dev::SyncWarp();
+  Compensate<kFours>(format, stream, y);
+  auto* codes = reinterpret_cast<uint8_t*>(shared);
+  DUNLIN_UNROLL
+  for (int m = 0; m < kValues; ++m) {
+    const int place = dev::Lane() + 32 * m;
+    // + 0.0f: no code for -0, whose sign would hang on how the zero came about.
+    if (place < dim) codes[order[place]] = static_cast<uint8_t>(CodeOf(format, y[m] + 0.0f));
+  }
+  dev::SyncWarp();
+  HeadCodes<kFours> packed;
+  DUNLIN_UNROLL
+  for (int i = 0; i < kFours; ++i) {
+    packed.four[i] = 0;
+    if (FirstDim(i) >= dim) continue;
+    uint32_t bytes[4];
+    DUNLIN_UNROLL
+    for (int c = 0; c < 4; ++c) bytes[c] = codes[FirstDim(i) + c];
+    packed.four[i] = PackBytes(bytes);
+  }
+  return packed;
+}
 
 // As FloatToHalf, NaN too: the instruction would lose the payload.
 DUNLIN_DEV uint32_t PackHalves(float low, float high) {
@@ -119,7 +157,7 @@ DUNLIN_DEV void AppendHead(const AppendKernelArgs& args, const Side& side, int h
   HeadCodes<kFours> codes;
   const bool finite = dev::Ballot(lost > 0) == 0;
   if (side.rounding.feedback != nullptr) {
-    codes = CompensatedCodes(side.format, side.rounding.order + of_head, stream, head, kThreads, shared);
+    codes = CompensatedCodes(side.format, side.rounding.order + of_head, stream, head, shared);
   }
   if (side.rounding.feedback == nullptr || !finite) codes = NearestCodes(side.format, head);
   if (!counts) return;
@@ -167,27 +205,28 @@ void RotateAndAppendKernel(AppendKernelArgs args) {
   }
   const size_t of_head = static_cast<size_t>(head_index) * side.feedback_floats;
   const FeedbackStream stream =
-      StartFeedback(side.rounding.feedback + of_head, all_shared + kBlockRows * dim, dim, kThreads);
+      StartFeedback<kFours>(side.rounding.feedback + of_head, all_shared + kBlockRows * dim, dim);
   AppendHead<kFours>(args, side, head_index, row, counts, stream, shared);
 }
 
 constexpr int kCopyThreads = 256;
-constexpr int kCopyRun = 4;  // accesses of a thread in flight
+constexpr size_t kCopyRun = 4;  // accesses of a thread in flight
 
 DUNLIN_KERNEL(kCopyThreads, 4)
 void CopyPagesKernel(uint8_t* base, size_t page_bytes, const int32_t* from, const int32_t* to) {
   const uint8_t* source = base + static_cast<size_t>(from[dev::BlockX()]) * page_bytes;
   uint8_t* target = base + static_cast<size_t>(to[dev::BlockX()]) * page_bytes;
   constexpr size_t kStep = kCopyThreads * 16, kRun = kCopyRun * kStep;
-  for (size_t run = static_cast<size_t>(dev::BlockY()) * kRun; run < page_bytes; run += dev::GridY() * kRun) {
+  const size_t stride = static_cast<size_t>(dev::GridY()) * kRun;
+  for (size_t run = static_cast<size_t>(dev::BlockY()) * kRun; run < page_bytes; run += stride) {
     const size_t first = run + static_cast<size_t>(dev::ThreadX()) * 16;
     dev::U4 held[kCopyRun];
     DUNLIN_UNROLL
-    for (int i = 0; i < kCopyRun; ++i) {
+    for (size_t i = 0; i < kCopyRun; ++i) {
       if (first + i * kStep < page_bytes) held[i] = dev::LoadStream16(source + first + i * kStep);
     }
     DUNLIN_UNROLL
-    for (int i = 0; i < kCopyRun; ++i) {
+    for (size_t i = 0; i < kCopyRun; ++i) {
       if (first + i * kStep < page_bytes) *reinterpret_cast<dev::U4*>(target + first + i * kStep) = held[i];
     }
   }

@@ -28,7 +28,8 @@ struct AppendArgs {
   int layer = 0;
   uint32_t* saturated = nullptr;  // [1] += values that the page format could not hold
 };
-// head_dim: a multiple of 16, at most kMaxRoundedDim.
+// head_dim: a multiple of 16, at most kMaxRoundedDim. Pages: E4M3, INT8 or F16, without key bounds. Every pointer but
+// order's is 16-byte aligned.
 void RotateAndAppend(Device* device, const AppendArgs& args, const DeviceBatch& batch, const DevicePages& pages);
 
 // Page to page on the device, page_bytes each. from, to: [num_moves] page ids on the device; no page is both.

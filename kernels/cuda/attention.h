@@ -7,7 +7,7 @@
 // host decision follows from a length, so the launches can be recorded.
 //
 // K and V are what the pages store, times their scales; q is rounded to f16; sums are f32; p is rounded to f16 relative
-// to the largest of its tile. Formats: E4M3/E4M3, INT8/INT8, INT8/E4M3, F16/F16 (K/V). head_dim 64, 128, 256. Group
+// to the largest so far. Formats: E4M3/E4M3, INT8/INT8, INT8/E4M3, F16/F16 (K/V). head_dim 64, 128, 256. Group
 // (q heads per kv head) 1 to 16. page_tokens a multiple of 16.
 //
 // Thread-safety, errors: as runtime.h; CHECK on a shape outside these (AttentionSupported says which).
@@ -37,7 +37,7 @@ struct AttentionLimits {
   int max_rows = 0;
   int max_decode_rows = 0;  // of sequences of less than kPrefillRows rows, in a step; 0: max_rows
   int max_context = 0;
-  int max_parts = 0;  // of a row's keys; 0: as many as a device is worth
+  int max_parts = 0;  // of a row's keys, at most 64; 0: as many as a device is worth
   AttentionShape shape;
 };
 size_t AttentionWorkspaceBytes(const Device& device, const AttentionLimits& limits);

@@ -16,8 +16,8 @@
 
 namespace dunlin::kernels::cuda {
 
-// The floor of a reference: below every score, so that differences are never inf - inf.
-inline constexpr float kNoReference = -1e30f;
+// The largest weight is about 2^kHeadroom: as many more bits of f16's range for the small ones.
+inline constexpr float kHeadroom = 13.0f;
 
 // kHeadTiles: heads of the group in eights.
 template <KvFormat kKey, KvFormat kValue, int kDim, int kHeadTiles>
@@ -31,7 +31,6 @@ struct Decode {
   static constexpr int kThreads = 32 * kWarps;
   // 30 to 98 KB a block: one at least fits wherever 99 KB are.
   static constexpr int kStages = kTileBytes <= 2048 ? 5 : kSharedQuery ? 2 : 3;
-  static constexpr int kBlocksPerSm = kDim * kHeadTiles <= 128 ? 4 : kSharedQuery ? 2 : 3;
   // A stage: K, V, K's scales, V's scales.
   static constexpr int kKeyScales = kTileBytes;
   static constexpr int kValueScales = kKeyScales + K::kScaleBytes;
@@ -41,6 +40,10 @@ struct Decode {
   static constexpr int kSumsAt = kWarps * kWarpBytes;
   static constexpr int kQueryAt = kSumsAt + kWarps * kHeadTiles * 8 * static_cast<int>(sizeof(SlotSum));
   static constexpr int kSharedBytes = kQueryAt + (kSharedQuery ? kHeadTiles * kSteps * 32 * 8 : 0);
+  // What registers allow, and 228 KB of shared memory, of which every block takes one more.
+  static constexpr int kRegisterBlocks = kDim * kHeadTiles <= 128 ? 4 : kSharedQuery ? 2 : 3;
+  static constexpr int kSharedBlocks = 228 * 1024 / (kSharedBytes + 1024);
+  static constexpr int kBlocksPerSm = kRegisterBlocks < kSharedBlocks ? kRegisterBlocks : kSharedBlocks;
 
   // ---- A warp's state ----
 
@@ -62,16 +65,21 @@ struct Decode {
     int32_t begin, end;
   };
 
+  // item.tokens.Contains for a token of a page, without branches.
+  DUNLIN_DEV static bool Sees(const Item& item, int token) {
+    const int after = token >= item.tokens.low ? 1 : 0, sink = token < item.tokens.sink_end ? 1 : 0;
+    return ((token < item.tokens.end ? 1 : 0) & (after | sink)) != 0;
+  }
   DUNLIN_DEV static int FirstToken(const Item& item, int index) {
     return (index < item.tiles.sink_end ? index : item.tiles.low + index - item.tiles.sink_end) * kTileTokens;
   }
   DUNLIN_DEV static int32_t PageOf(const DecodeArgs& args, const Item& item, int index) {
-    return index < item.end ? item.pages[FirstToken(item, index) / args.slabs.page_tokens] : 0;
+    return index < item.end ? item.pages[PageOfTile(args.slabs, FirstToken(item, index))] : 0;
   }
 
   DUNLIN_DEV static void Issue(const DecodeArgs& args, const Item& item, int index, int32_t page, uint8_t* stage) {
     const int first = FirstToken(item, index), lane = dev::Lane();
-    const uint32_t seen = dev::Ballot(item.tokens.Contains(first + lane % kTileTokens));
+    const uint32_t seen = dev::Ballot(Sees(item, first + lane % kTileTokens));
     const LayerSlabs& slabs = args.slabs;
     const uint8_t* at = slabs.base + static_cast<size_t>(page) * slabs.page_bytes;
     const size_t slot = SlotOf(slabs, item.head, first);
@@ -142,7 +150,7 @@ struct Decode {
     DUNLIN_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int token = TileToken(dev::Lane() / 4 + 8 * half);
-      const bool seen = item.tokens.Contains(first + token);
+      const bool seen = Sees(item, first + token);
       const float factor = TokenScale<kKey>(stage + kKeyScales, token) * (args.score_factor * CodeUnit<kKey>());
       scale[half] = seen ? TokenScale<kValue>(stage + kValueScales, token) : 1.0f;
       exponent[half] = static_cast<float>(static_cast<int32_t>(dev::FloatBits(scale[half]) >> 23) - 127);
@@ -151,7 +159,8 @@ struct Decode {
         DUNLIN_UNROLL
         for (int c = 2 * half; c < 2 * half + 2; ++c) {
           float x = s[n][c] * factor;
-          if (args.cap != 0.0f) x = args.cap - 2.0f * args.cap / (dev::Exp2(x) + 1.0f);
+          // tanh(y) = 1 - 2 / (exp(2 y) + 1); the quotient to 2^-21 by its logarithm.
+          if (args.cap != 0.0f) x = args.cap - args.cap * dev::Exp2(1.0f - dev::Log2(dev::Exp2(x) + 1.0f));
           s[n][c] = seen ? x : dev::BitsToFloat(0xFF800000u);
         }
       }
@@ -169,7 +178,8 @@ struct Decode {
       const float other = dev::ShuffleXor(top, mask);
       top = top > other ? top : other;
     }
-    const float next = top > *reference ? top : *reference;
+    const auto wanted = static_cast<float>(dev::RoundToInt(top - (kHeadroom - 0.5f)));
+    const float next = wanted > *reference ? wanted : *reference;
     const float shrink = dev::Exp2(*reference - next);
     *reference = next;
     *x = dev::Exp2(*x - next);
@@ -287,7 +297,7 @@ struct Decode {
     const size_t at = static_cast<size_t>(slot) * static_cast<size_t>(args.num_q_heads) +
                       static_cast<size_t>(kv_head * group + column);
     if (dev::Warp() == 0 && lane < 4) {
-      args.work.sums[at] = {sum > 0.0f ? reference : dev::BitsToFloat(0xFF800000u), sum};
+      args.work.sums[at] = {sum == 0.0f ? dev::BitsToFloat(0xFF800000u) : reference, sum};
     }
     const auto* shared = reinterpret_cast<const float*>(dev::Shared()) + lane;
     for (int m = dev::Warp() * (kSteps / kWarps); m < (dev::Warp() + 1) * (kSteps / kWarps); ++m) {

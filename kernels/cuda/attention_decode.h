@@ -5,10 +5,11 @@
 // PartTiles each, which follows from their number and the shape alone, so that a row's sums do not depend on its batch.
 // A slot is a (row, part); a work item a slot and a kv head. A slot holds per q head a reference R, a sum and a vector:
 //   sum = sum of 2^(s - R), vector = sum of 2^(s - R) V      over the part's tokens, s the score in base 2.
-// R is not the largest s but the largest s + e, 2^e being the scale's power of two of the token's V: the weight that
-// meets V's codes, 2^(s - R) times the scale, is then at most 2 and near 1 where it counts, so it survives the rounding
-// to f16 whatever V's scales are (between 2^-120 and 2^120), and R is the only state. A zero V has scale 1: among V
-// below 2^-14 it takes their precision. R is -inf where a part holds no visible token.
+// R is not the largest s but follows the largest s + e, 2^e being the scale's power of two of the token's V: the weight
+// that meets V's codes, 2^(s - R) times the scale, is 2^12 to 2^14 for the largest, so those that count survive the
+// rounding to f16 whatever V's scales are (between 2^-100 and 2^119), and R is the only state. R is an integer: moving
+// it changes no rounding, so a weight's is the same whatever came before, and how keys are split hardly shows. A zero V
+// has scale 1: among V below 2^-30 it costs them precision. R is -inf where a part holds no visible token.
 //
 // Thread-safety: plain values and pure functions.  Owns: nothing.  Errors: none (attention.h checks).
 // Cost: a slot is num_q_heads * (head_dim + 2) floats, written once and read once.  Source: Flash-Decoding; ours.
@@ -26,11 +27,15 @@
 namespace dunlin::kernels::cuda {
 
 inline constexpr int kMinPartTiles = 16;
+// The floor of a reference: below every score, so that differences are never inf - inf.
+inline constexpr float kNoReference = -1e30f;
+
+inline constexpr int kMostParts = 64;
 
 // Parts of a row at most: enough items for the largest devices where a step has one row, few enough to merge.
 DUNLIN_HOST_DEVICE constexpr int MaxParts(int num_kv_heads) {
   const int parts = 256 / num_kv_heads;
-  return parts > 64 ? 64 : parts < 8 ? 8 : parts;
+  return parts > kMostParts ? kMostParts : parts < 8 ? 8 : parts;
 }
 // Multiples of four: a tile for each warp.
 DUNLIN_HOST_DEVICE constexpr int PartTiles(int tiles, int max_parts) {

@@ -58,11 +58,12 @@ void PlanDecode(DeviceBatch batch, AttentionPattern pattern, int max_parts, Deco
   if (dev::ThreadX() == 0) *work.counts = counts;
 }
 
-// ---- The merge: a warp per (row, q head) ----
+// ---- The merge: a warp per 32 dims of a (row, q head), a dim to a lane ----
 
 struct MergeArgs {
   AttentionPattern pattern;
   int32_t num_q_heads = 0;
+  int32_t head_dim = 0;
   int32_t max_parts = 0;
   const int32_t* positions = nullptr;
   const float* sink_logits = nullptr;
@@ -70,40 +71,54 @@ struct MergeArgs {
   DecodeWorkspace work;
 };
 
-template <int kDim>
+// `count` is at most 64: a lane holds the weights of parts Lane and Lane + 32. first: the slot and head of part 0.
+DUNLIN_DEV float MergeDim(const MergeArgs& args, size_t first, int count, const float* sink, int dim) {
+  constexpr int kAhead = 8;  // loads in flight
+  const size_t stride = static_cast<size_t>(args.num_q_heads);
+  SlotSum part[2];
+  DUNLIN_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    const int p = dev::Lane() + 32 * i;
+    part[i] = {kNoReference, 0.0f};
+    if (p < count) part[i] = args.work.sums[first + static_cast<size_t>(p) * stride];
+  }
+  float reference = dev::WarpMax(part[0].reference > part[1].reference ? part[0].reference : part[1].reference);
+  if (!(reference > kNoReference)) reference = kNoReference;  // no part has a token
+  const float weight[2] = {dev::Exp2(part[0].reference - reference), dev::Exp2(part[1].reference - reference)};
+  float sum = dev::WarpSum(weight[0] * part[0].sum + weight[1] * part[1].sum);
+  if (sink != nullptr) sum += dev::Exp2(*sink * kLog2E - reference);
+  float vector = 0.0f;
+  for (int p = 0; p < count; p += kAhead) {
+    float x[kAhead];
+    DUNLIN_UNROLL
+    for (int i = 0; i < kAhead; ++i) {
+      const size_t slot = first + static_cast<size_t>(p + i < count ? p + i : p) * stride;
+      x[i] = args.work.vectors[slot * static_cast<size_t>(args.head_dim) + static_cast<size_t>(dim)];
+    }
+    DUNLIN_UNROLL
+    for (int i = 0; i < kAhead; ++i) {
+      const float w = dev::Shuffle(p < 32 ? weight[0] : weight[1], p + i);  // of lane (p + i) % 32
+      if (p + i < count) vector = dev::Fma(w, x[i], vector);
+    }
+  }
+  return sum == 0.0f ? 0.0f : vector / sum;
+}
+
 DUNLIN_KERNEL(kMergeThreads, 8)
 void MergeDecode(MergeArgs args) {
-  constexpr int kPerLane = kDim / 32;
-  const int num_items = args.work.counts->rows * args.num_q_heads;
-  const size_t heads = static_cast<size_t>(args.num_q_heads);
+  const int blocks_of_dims = args.head_dim / 32;
+  const int num_items = args.work.counts->rows * args.num_q_heads * blocks_of_dims;
   for (int item = dev::BlockX() * (kMergeThreads / 32) + dev::Warp(); item < num_items;
        item += dev::GridX() * (kMergeThreads / 32)) {
-    const DecodeRow at = args.work.rows[item / args.num_q_heads];
-    const size_t head = static_cast<size_t>(item % args.num_q_heads);
+    const int dim = item % blocks_of_dims * 32 + dev::Lane();
+    const int head = item / blocks_of_dims % args.num_q_heads;
+    const DecodeRow at = args.work.rows[item / blocks_of_dims / args.num_q_heads];
     const int parts = NumParts(TilesSeen(args.pattern, args.positions[at.row]).Count(), args.max_parts);
-    const size_t first = static_cast<size_t>(at.first_slot) * heads + head;
-    float reference = -1e30f;  // parts without a token: -inf
-    for (int part = 0; part < parts; ++part) {
-      const float r = args.work.sums[first + static_cast<size_t>(part) * heads].reference;
-      reference = r > reference ? r : reference;
-    }
-    float sum = 0.0f, vector[kPerLane];
-    DUNLIN_UNROLL
-    for (int i = 0; i < kPerLane; ++i) vector[i] = 0.0f;
-    for (int part = 0; part < parts; ++part) {
-      const size_t slot = first + static_cast<size_t>(part) * heads;
-      const SlotSum s = args.work.sums[slot];
-      const float weight = dev::Exp2(s.reference - reference);
-      sum = dev::Fma(weight, s.sum, sum);
-      const float* from = args.work.vectors + slot * kDim + dev::Lane();
-      DUNLIN_UNROLL
-      for (int i = 0; i < kPerLane; ++i) vector[i] = dev::Fma(weight, from[32 * i], vector[i]);
-    }
-    if (args.sink_logits != nullptr) sum += dev::Exp2(args.sink_logits[head] * kLog2E - reference);
-    const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
-    float* to = args.out + (static_cast<size_t>(at.row) * heads + head) * kDim + dev::Lane();
-    DUNLIN_UNROLL
-    for (int i = 0; i < kPerLane; ++i) to[32 * i] = vector[i] * scale;
+    const size_t heads = static_cast<size_t>(args.num_q_heads);
+    const float x = MergeDim(args, static_cast<size_t>(at.first_slot) * heads + static_cast<size_t>(head), parts,
+                             args.sink_logits == nullptr ? nullptr : args.sink_logits + head, dim);
+    args.out[(static_cast<size_t>(at.row) * heads + static_cast<size_t>(head)) * static_cast<size_t>(args.head_dim) +
+             static_cast<size_t>(dim)] = x;
   }
 }
 
@@ -114,6 +129,7 @@ int DecodeRows(const AttentionLimits& limits) {
 }
 
 int RowParts(const AttentionLimits& limits) {
+  CHECK_LE(limits.max_parts, kMostParts);
   return limits.max_parts > 0 ? limits.max_parts : MaxParts(limits.shape.num_kv_heads);
 }
 
@@ -176,7 +192,9 @@ size_t AttentionWorkspaceBytes(const Device&, const AttentionLimits& limits) {
 
 void PlanAttention(Device* device, const AttentionLimits& limits, const DeviceBatch& batch, const DevicePages& pages,
                    uint8_t* workspace) {
-  CHECK_EQ(AttentionUnsupported(limits.shape, pages.layout), nullptr);
+  const char* unsupported = AttentionUnsupported(limits.shape, pages.layout);
+  CHECK(unsupported == nullptr) << unsupported;
+  CHECK_LE(batch.max_rows, limits.max_rows);
   LaunchConfig config;
   config.threads = kPlanThreads;
   config.shared_bytes = kPlanThreads / 32 * sizeof(int32_t);
@@ -188,7 +206,6 @@ void DecodeAttention(Device* device, const AttentionCallArgs& call, const Attent
                      const DeviceBatch& batch, const DevicePages& pages) {
   const AttentionShape& shape = call.shape;
   CHECK(SameMask(shape, limits.shape)) << "a plan for another shape";
-  const DecodeWorkspace work = DecodeWorkspaceAt(call.workspace, limits);
   DecodeArgs args;
   args.slabs = SlabsOfLayer(pages, call.layer);
   args.pattern = shape.pattern();
@@ -202,24 +219,23 @@ void DecodeAttention(Device* device, const AttentionCallArgs& call, const Attent
   args.row_sequence = batch.row_sequence;
   args.sequences = batch.sequences;
   args.pages = batch.pages;
-  args.work = work;
-  const MergeArgs merge{args.pattern, shape.num_q_heads, args.max_parts, batch.positions, call.sink_logits, call.out,
-                        work};
-  LaunchConfig config;
-  config.threads = kMergeThreads;
-  const int64_t items = int64_t{DecodeRows(limits)} * shape.num_q_heads, per_block = kMergeThreads / 32;
-  config.grid_x = static_cast<int>(std::min<int64_t>((items + per_block - 1) / per_block, device->info().num_sms * 8));
+  args.work = DecodeWorkspaceAt(call.workspace, limits);
   const KvFormat k = pages.layout.k_format, v = pages.layout.v_format;
   if (shape.head_dim == 64) {
     LaunchDecode<64>(device, args, k, v);
-    DUNLIN_LAUNCH(device, config, (MergeDecode<64>), merge);
   } else if (shape.head_dim == 128) {
     LaunchDecode<128>(device, args, k, v);
-    DUNLIN_LAUNCH(device, config, (MergeDecode<128>), merge);
   } else {
     LaunchDecode<256>(device, args, k, v);
-    DUNLIN_LAUNCH(device, config, (MergeDecode<256>), merge);
   }
+  const MergeArgs merge{args.pattern,    shape.num_q_heads, shape.head_dim, args.max_parts,
+                        batch.positions, call.sink_logits,  call.out,       args.work};
+  LaunchConfig config;
+  config.threads = kMergeThreads;
+  const int64_t warps = int64_t{DecodeRows(limits)} * shape.num_q_heads * (shape.head_dim / 32);
+  config.grid_x = static_cast<int>(
+      std::min<int64_t>((warps + kMergeThreads / 32 - 1) / (kMergeThreads / 32), device->info().num_sms * 8));
+  DUNLIN_LAUNCH(device, config, MergeDecode, merge);
 }
 
 }  // namespace dunlin::kernels::cuda

@@ -1,28 +1,17 @@
-// The kernel of prefill attention: FlashAttention-2 over paged K and V.
+// The kernel of prefill attention: FlashAttention-2 over paged K and V. Included by the files that instantiate it.
 //
-// A block takes kRows rows of one sequence's "flat" queries (row * group + head within the group, so that all heads of
-// a group share the K and V that they all read) and walks the tokens that any of them sees, kKeys at a time, as groups
-// of 16 that never cross a page. Each warp owns 16 * kRowTiles flat rows:
+// A block takes kRows of one sequence's flat rows (flat = row * group + head within the group: all heads of a group
+// share the K and V that they read) and walks the tokens that any of them sees, kKeys at a time, in tiles of 16
+// (attention_tile.h) that never cross a page. Each warp owns 16 * kRowTiles flat rows:
 //     S = Q K^T   A = Q, f16 fragments kept in shared memory;  B = K, converted in registers
-//     O += P V    A = P, straight from S's fragments;          B = V, converted and transposed in registers
-// A tile of K, V and their scales is copied as the page stores it, by cp.async, while the one before is computed.
+//     O += P V    A = P, S's fragments as they are;            B = V, converted and paired in registers
+// K, V and their scales are copied as the pages store them, by cp.async, while the stage before is computed.
 //
-// No ldmatrix (none transposes bytes before sm_100): the contraction index is permuted instead. For S, lane (g, t)
-// loads whole 16-byte chunks of key g's row, and Q's fragments hold the same dims (KeyDim). For O, it loads the 16 dims
-// at chunk g of the four tokens that P's fragment gives it, and byte permutes make (token, token + 1) pairs of each
-// dim: column g of n-tile n is dim ValueDim(g, n).
+// Slots that nobody wrote lie behind the sequence's last token: K and V are zeros there instead of copies, and their
+// scales, which are copied, may be anything (attention_prefill_softmax.cuh).
 //
-// Scales: K's multiplies the column of S. V's, vs = 2^e * f with f in [1, 2) (E4M3: f = 1), enters as t = s + e before
-// the running maximum m, which is therefore the maximum of log2(p * vs): P = exp2(t - m) * f is at most 2 and loses
-// nothing to f16's range that matters beside the row's largest p * vs; the softmax's sum takes exp2(t - m) * 2^-e. An
-// exponent below kLeastExponent counts as that (vectors of V below 2^-81), so that the sum's terms stay in range while
-// the scales of V that a row sees are within 2^100 of each other.
-//
-// Unwritten slots lie behind the sequence's last token: their K and V are never read (the copy gives zeros), what their
-// scales do to S is masked, and scales of V are taken apart by bits, so that even NaN gives finite parts.
-//
-// Thread-safety: device code.  Errors: none.  Cost: K and V of the rows' tokens once per kRows flat rows and kv head.
-// Source: FlashAttention-2 (arXiv 2307.08691); permuted contraction and folded scales ours.
+// Thread-safety: device code.  Errors: none.  Cost: K and V of what the rows see once per kRows flat rows and kv head.
+// Source: FlashAttention-2 (arXiv 2307.08691); ours.
 #ifndef DUNLIN_KERNELS_CUDA_ATTENTION_PREFILL_CUH_
 #define DUNLIN_KERNELS_CUDA_ATTENTION_PREFILL_CUH_
 
@@ -33,576 +22,316 @@
 #include "kernels/attention_mask.h"
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/attention_prefill.h"
+#include "kernels/cuda/attention_prefill_softmax.cuh"
+#include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/dev.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/paged_kv.h"
 
 namespace dunlin::kernels::cuda {
 
-inline constexpr int kPrefillThreads = 128;
-
-// Sizes of an instance.
-template <int kHeadDim, KvFormat kKeyFormat, KvFormat kValueFormat>
-struct PrefillTraits {
-  static constexpr int kDim = kHeadDim;
-  static constexpr KvFormat kK = kKeyFormat;
-  static constexpr KvFormat kV = kValueFormat;
-  static constexpr int kWarps = kPrefillThreads / dev::kWarp;
-  static constexpr int kRowTiles = kDim <= 128 ? 2 : 1;  // of 16 flat rows, per warp: what the registers hold
+template <KvFormat kKey, KvFormat kValue, int kDim>
+struct Prefill {
+  using K = Tile<kKey, kDim>;
+  using V = Tile<kValue, kDim>;
+  static constexpr int kWarps = 4;
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kBlocksPerSm = 2;
+  // Of 16 flat rows, per warp: what the registers hold.
+  static constexpr int kRowTiles = kDim == 64 || (kDim == 128 && V::kValueBytes == 1) ? 2 : 1;
   static constexpr int kWarpRows = 16 * kRowTiles;
   static constexpr int kRows = kWarps * kWarpRows;
-  static constexpr int kKeys = 32;
-  static constexpr int kGroups = kKeys / 16;
-  static constexpr int kKeyTiles = kKeys / 8;  // n-tiles of S
-  static constexpr int kDimTiles = kDim / 8;   // n-tiles of O
-  static constexpr int kSteps = kDim / 16;     // contraction steps of S
-
-  static constexpr int kRowBytes = kDim * static_cast<int>(KvValueBytes(kK));  // of K and of V
-  static_assert(KvValueBytes(kK) == KvValueBytes(kV));
-  static constexpr int kRowChunks = kRowBytes / 16;
-  static constexpr int kValuesPerWord = 4 / static_cast<int>(KvValueBytes(kK));
-  static constexpr int kStepsPerChunk = kValuesPerWord;         // a lane's chunk of a key feeds as many steps
-  static constexpr int kKeyChunks = kSteps / kStepsPerChunk;    // chunks of a key's row that a lane loads
-  static constexpr int kValueBytes = kRowBytes / 8;             // bytes of a token's V row that a lane loads
-  static constexpr int kValueChunks = (kValueBytes + 15) / 16;  // in so many loads
-  static constexpr int kValueWords = kValueBytes < 16 ? kValueBytes / 4 : 4;
-
-  static constexpr int kKScale = static_cast<int>(KvScaleBytes(kK));
-  static constexpr int kVScale = static_cast<int>(KvScaleBytes(kV));
-  // Shared memory: the fragments of Q, then the stages: K, V, scales of K, scales of V.
+  static constexpr int kTiles = 2;  // of tokens, in a stage
+  static constexpr int kKeys = kTiles * kTileTokens;
+  static constexpr int kSteps = kDim / 16;  // of S's contraction; also pairs of n-tiles of O
+  using Softmax = PrefillSoftmax<kKey, kValue, kRowTiles, kTiles>;
+  using Scores = typename Softmax::Scores;
+  // Shared memory: Q's fragments [warp][row tile][step][lane], then the stages. A stage: K of its tiles, V, K's scales,
+  // V's scales. Then the block's Work, which lives there because registers are short.
   static constexpr int kStages = 2;
-  static constexpr int kQBytes = kRows * kDim * 2;
-  static constexpr int kSlabBytes = kKeys * kRowBytes;
-  static constexpr int kKScaleAt = 2 * kSlabBytes;
-  static constexpr int kVScaleAt = kKScaleAt + kKeys * kKScale;
-  static constexpr int kStageBytes = (kVScaleAt + kKeys * kVScale + 127) / 128 * 128;
-  static constexpr int kSharedBytes = kQBytes + kStages * kStageBytes;
-};
+  static constexpr int kWarpQueryBytes = kRowTiles * kSteps * 32 * 16;
+  static constexpr int kValuesAt = kTiles * K::kBytes;
+  static constexpr int kKeyScalesAt = kValuesAt + kTiles * V::kBytes;
+  static constexpr int kValueScalesAt = kKeyScalesAt + kTiles * K::kScaleBytes;
+  static constexpr int kStageBytes = (kValueScalesAt + kTiles * V::kScaleBytes + 127) / 128 * 128;
+  static constexpr int kWorkAt = kWarps * kWarpQueryBytes + kStages * kStageBytes;
 
-// ---- Which value lies where ----
-
-// Chunk i of a key's row that lane t of a quad loads. Eight lanes' loads (two keys) meet all banks once.
-template <typename T>
-DUNLIN_DEV int KeyChunk(int t, int i) {
-  return T::kRowChunks == 4 ? t : 2 * t + (i & 1) + 8 * (i >> 1);
-}
-// The first of the four adjacent dims that lane t's a0, a2 (and b0, b1) hold in a contraction step.
-template <typename T>
-DUNLIN_DEV int KeyDim(int t, int step) {
-  constexpr int kWidth = 4 * T::kValuesPerWord;  // values of a chunk
-  return KeyChunk<T>(t, step / T::kStepsPerChunk) * kWidth + step % T::kStepsPerChunk * 4;
-}
-// The token, in its tile, of column n of S's n-tile j. In rows of four chunks a quad's four tokens must differ in their
-// low two bits (where SlabChunk and the row's half of the banks come from), and so must those of columns 2m and 2m + 1
-// in the lowest.
-template <typename T>
-DUNLIN_DEV int KeyToken(int j, int n) {
-  if (T::kRowChunks != 4) return 8 * j + n;
-  return 8 * j + ((n >> 1) ^ (n & 1)) + 4 * (n & 1);
-}
-// The dim of column g of O's n-tile n. Tiles n to n + 3 of a lane are adjacent dims.
-template <typename T>
-DUNLIN_DEV int ValueDim(int g, int n) {
-  constexpr int kWidth = T::kValueWords * T::kValuesPerWord;
-  return (g + 8 * (n / kWidth)) * kWidth + n % kWidth;
-}
-
-// ---- The work ----
-
-// A block's flat rows [first, end) of a sequence.
-struct PrefillRows {
-  DeviceSequence sequence;
-  int first;
-  int end;
-  DUNLIN_DEV int Position(int flat, int group) const { return sequence.context_tokens + flat / group; }
-};
-
-// False: this block has none. Tiles of a sequence go from its last rows, which see most, to its first.
-DUNLIN_DEV bool FindRows(const PrefillParams& p, int tile_rows, PrefillRows* rows) {
-  int left = dev::BlockX();
-  const int sequences = p.counts->num_sequences;
-  for (int i = 0; i < sequences; ++i) {
-    const DeviceSequence s = p.sequences[i];
-    if (s.num_rows < kPrefillRows) continue;
-    const int flat = s.num_rows * p.group;
-    const int tiles = (flat + tile_rows - 1) / tile_rows;
-    if (left < tiles) {
-      const int first = (tiles - 1 - left) * tile_rows;
-      *rows = {s, first, first + tile_rows < flat ? first + tile_rows : flat};
-      return true;
+  // A block's flat rows [begin, end) of a sequence, and the tiles that any of them sees, counted along the runs.
+  struct Work {
+    DeviceSequence sequence;
+    int begin, end;
+    int group;
+    int tokens;  // up to its last row's
+    SeenRuns tiles;
+    DUNLIN_DEV int Position(int flat) const { return sequence.context_tokens + flat / group; }
+    DUNLIN_DEV int Token(int tile) const {
+      return kTileTokens * (tile < tiles.sink_end ? tile : tiles.low + tile - tiles.sink_end);
     }
-    left -= tiles;
-  }
-  return false;
-}
+  };
+  static constexpr int kSharedBytes = kWorkAt + static_cast<int>(sizeof(Work));
+  // What a lane keeps of its rows; [row tile][n-tile] C fragments.
+  struct State {
+    float o[kRowTiles][2 * kSteps][4];
+    typename Softmax::Rows rows;
+  };
 
-// The tokens that a block walks, in groups of 16.
-struct TokenGroups {
-  static constexpr int kNone = 0x7FFFFF00;  // a token that nobody sees
-  SeenRuns runs;
-  DUNLIN_DEV int First(int i) const {
-    return i < runs.Count() ? 16 * (i < runs.sink_end ? i : runs.low + i - runs.sink_end) : kNone;
-  }
-};
-
-// ---- Copies ----
-
-template <typename T>
-DUNLIN_DEV void FindPages(const PrefillParams& p, const DeviceSequence& s, const TokenGroups& groups, int tile,
-                          int (&pages)[T::kGroups]) {
-  DUNLIN_UNROLL
-  for (int i = 0; i < T::kGroups; ++i) {
-    const int token = groups.First(tile * T::kGroups + i);
-    pages[i] = token == TokenGroups::kNone ? 0 : p.page_table[s.first_page + token / p.page_tokens];
-  }
-}
-
-// One tile into its stage; all threads of the block.
-template <typename T>
-DUNLIN_DEV void CopyTile(const PrefillParams& p, const TokenGroups& groups, int tile, const int (&pages)[T::kGroups],
-                         int end, uint8_t* stage) {
-  const size_t head = static_cast<size_t>(dev::BlockY()) * static_cast<size_t>(p.page_tokens);
-  DUNLIN_UNROLL
-  for (int i = 0; i < T::kGroups; ++i) {
-    const int token = groups.First(tile * T::kGroups + i);
-    const bool any = token != TokenGroups::kNone;
-    const size_t slot = head + (any ? static_cast<size_t>(token % p.page_tokens) : 0);
-    const uint8_t* page = p.layer + static_cast<size_t>(pages[i]) * p.page_bytes;
-    const uint8_t* k = page + slot * T::kRowBytes;
-    const uint8_t* v = page + p.v_offset + slot * T::kRowBytes;
-    uint8_t* to = stage + i * 16 * T::kRowBytes;
-    for (int at = 16 * dev::ThreadX(); at < 16 * T::kRowBytes; at += 16 * kPrefillThreads) {
-      const bool valid = any && token + at / T::kRowBytes < end;
-      dev::CopyAsync16(to + at, k + at, valid);
-      dev::CopyAsync16(to + T::kSlabBytes + at, v + at, valid);
-    }
-    const int at = 16 * dev::ThreadX();
-    if (at < 16 * T::kKScale) {
-      dev::CopyAsync16(stage + T::kKScaleAt + i * 16 * T::kKScale + at,
-                       page + p.k_scale_offset + slot * T::kKScale + at, any);
-    }
-    if (at < 16 * T::kVScale) {
-      dev::CopyAsync16(stage + T::kVScaleAt + i * 16 * T::kVScale + at,
-                       page + p.v_scale_offset + slot * T::kVScale + at, any);
-    }
-  }
-}
-
-// Q of the warp's rows, as f16 fragments: [row tile][step][lane] of 16 bytes. Each lane reads what it wrote.
-template <typename T>
-DUNLIN_DEV void StoreQueries(const PrefillParams& p, const PrefillRows& rows, int first, uint8_t* fragments) {
-  const int g = dev::Lane() / 4, t = dev::Lane() % 4;
-  DUNLIN_UNROLL
-  for (int tile = 0; tile < T::kRowTiles; ++tile) {
-    for (int step = 0; step < T::kSteps; ++step) {
-      uint32_t a[4];
+  // One warp. Blocks go through the sequences in order; a sequence's last rows, which see most, come first. Work that
+  // ends at 0: there is none for this block.
+  DUNLIN_DEV static void FindWork(const PrefillArgs& args, Work* work) {
+    const int sequences = args.counts->num_sequences, lane = dev::Lane();
+    if (lane == 0) work->end = 0;
+    dev::SyncWarp();
+    int before = 0;  // blocks
+    for (int first = 0; first < sequences && before <= dev::BlockX(); first += 32) {
+      DeviceSequence s = {};
+      if (first + lane < sequences) s = args.sequences[first + lane];
+      const int flat = s.num_rows >= kPrefillRows ? s.num_rows * args.group : 0;
+      const int blocks = (flat + kRows - 1) / kRows;
+      int end = blocks;  // of this lane's sequence: a sum over the lanes up to it
       DUNLIN_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int flat = first + 16 * tile + 8 * half + g;
-        dev::U4 q{0, 0, 0, 0};
-        if (flat < rows.end) {
-          const size_t row = static_cast<size_t>(rows.sequence.first_row + flat / p.group);
-          const int head = dev::BlockY() * p.group + flat % p.group;
-          q = dev::LoadGlobal16(p.q + (row * static_cast<size_t>(p.num_q_heads) + static_cast<size_t>(head)) * T::kDim +
-                                KeyDim<T>(t, step));
-        }
-        a[half] = dev::PackHalf2(dev::BitsToFloat(q.x), dev::BitsToFloat(q.y));
-        a[2 + half] = dev::PackHalf2(dev::BitsToFloat(q.z), dev::BitsToFloat(q.w));
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = dev::Shuffle(end, lane - step);
+        end += lane >= step ? other : 0;
       }
-      auto* to = reinterpret_cast<dev::U4*>(fragments + ((tile * T::kSteps + step) * dev::kWarp + dev::Lane()) * 16);
-      *to = {a[0], a[1], a[2], a[3]};
+      end += before;
+      before = dev::Shuffle(end, 31);
+      if (dev::BlockX() >= end || dev::BlockX() < end - blocks) continue;
+      work->sequence = s;
+      work->group = args.group;
+      work->begin = (end - 1 - dev::BlockX()) * kRows;
+      work->end = work->begin + kRows < flat ? work->begin + kRows : flat;
+      const int low = work->Position(work->begin), high = work->Position(work->end - 1);
+      work->tokens = high + 1;
+      work->tiles = PagesOf(TokensSeen(args.pattern, low, high), kTileTokens);
     }
   }
-}
 
-// ---- Arithmetic ----
-
-template <KvFormat kFormat>
-DUNLIN_DEV void CodesToHalf(uint32_t codes, uint32_t (&half2)[2]) {
-  if constexpr (kFormat == KvFormat::kE4M3) {
-    dev::E4M3ToHalf(codes, half2);
-  } else {
-    dev::Int8ToHalf(codes, half2);
+  // Half of the block copies one tile of a stage, half the other.
+  DUNLIN_DEV static int CopiedTile(int stage) { return stage * kTiles + dev::Warp() / (kWarps / kTiles); }
+  DUNLIN_DEV static int32_t FindPage(const PrefillArgs& args, const Work& work, int stage) {
+    const int tile = CopiedTile(stage);
+    if (tile >= work.tiles.Count()) return 0;
+    return args.pages[work.sequence.first_page + PageOfTile(args.slabs, work.Token(tile))];
   }
-}
-// What a converted value must be multiplied by, its scale apart.
-template <KvFormat kFormat>
-DUNLIN_DEV constexpr float Unit() {
-  return kFormat == KvFormat::kE4M3 ? dev::kE4M3Unit : 1.0f;
-}
-DUNLIN_DEV void Unpack(const dev::U4& v, uint32_t (&words)[4]) {
-  words[0] = v.x;
-  words[1] = v.y;
-  words[2] = v.z;
-  words[3] = v.w;
-}
+  DUNLIN_DEV static void Copy(const PrefillArgs& args, const Work& work, int stage, int32_t page, uint8_t* to) {
+    constexpr int kCopiers = kThreads / kTiles;
+    if (stage * kTiles >= work.tiles.Count()) return;
+    const int tile = CopiedTile(stage), at = tile % kTiles, thread = dev::ThreadX() % kCopiers;
+    const LayerSlabs& slabs = args.slabs;
+    // A tile behind the last token is all zeros.
+    const int token = work.Token(tile), written = work.tokens - token;
+    const uint32_t seen = written >= kTileTokens ? 0xFFFFu : written > 0 ? (1u << written) - 1 : 0;
+    const uint8_t* from = slabs.base + static_cast<size_t>(page) * slabs.page_bytes;
+    const size_t slot = SlotOf(slabs, dev::BlockY(), token);
+    CopyTile<kKey, kDim, kCopiers>(to + at * K::kBytes, from + slabs.k + slot * K::kRowBytes, seen, thread);
+    CopyTile<kValue, kDim, kCopiers>(to + kValuesAt + at * V::kBytes, from + slabs.v + slot * V::kRowBytes, seen,
+                                     thread);
+    CopyScales<kKey>(to + kKeyScalesAt + at * K::kScaleBytes, from + slabs.k_scale + slot * KvScaleBytes(kKey), thread);
+    CopyScales<kValue>(to + kValueScalesAt + at * V::kScaleBytes, from + slabs.v_scale + slot * KvScaleBytes(kValue),
+                       thread - 32);
+  }
 
-// What a warp keeps of its rows; [.][0] is row g of the tile, [.][1] row g + 8.
-template <typename T>
-struct PrefillState {
-  float o[T::kRowTiles][T::kDimTiles][4];
-  float max[T::kRowTiles][2];
-  float sum[T::kRowTiles][2];  // this lane's columns only
-  int position[T::kRowTiles][2];
-};
-template <typename T>
-using Scores = float[T::kRowTiles][T::kKeyTiles][4];
+  DUNLIN_DEV static size_t RowOffset(const PrefillArgs& args, const Work& work, int flat) {
+    const int row = work.sequence.first_row + flat / args.group, head = dev::BlockY() * args.group + flat % args.group;
+    return (static_cast<size_t>(row) * static_cast<size_t>(args.num_q_heads) + static_cast<size_t>(head)) * kDim;
+  }
 
-// s = Q K^T in the stage's units.
-template <typename T>
-DUNLIN_DEV void MultiplyKeys(const uint8_t* fragments, const uint8_t* keys, Scores<T>& s) {
-  const int g = dev::Lane() / 4, t = dev::Lane() % 4;
-  DUNLIN_UNROLL
-  for (int i = 0; i < T::kKeyChunks; ++i) {
-    uint32_t words[T::kKeyTiles][4];
+  // Q of the warp's rows from flat row `first` on. Each lane will read what it writes.
+  DUNLIN_DEV static void StoreQueries(const PrefillArgs& args, const Work& work, int first, uint8_t* queries) {
     DUNLIN_UNROLL
-    for (int j = 0; j < T::kKeyTiles; ++j) {
-      const int token = KeyToken<T>(j, g);
-      const int chunk = SlabChunk(KeyChunk<T>(t, i), token, T::kRowChunks);
-      Unpack(dev::LoadShared16(keys + token * T::kRowBytes + chunk * 16), words[j]);
-    }
-    DUNLIN_UNROLL
-    for (int step = 0; step < T::kStepsPerChunk; ++step) {
-      uint32_t a[T::kRowTiles][4];
-      DUNLIN_UNROLL
-      for (int tile = 0; tile < T::kRowTiles; ++tile) {
-        const int at = tile * T::kSteps + i * T::kStepsPerChunk + step;
-        Unpack(dev::LoadShared16(fragments + (at * dev::kWarp + dev::Lane()) * 16), a[tile]);
-      }
-      DUNLIN_UNROLL
-      for (int j = 0; j < T::kKeyTiles; ++j) {
-        uint32_t b[2];
-        if constexpr (T::kK == KvFormat::kF16) {
-          b[0] = words[j][2 * step];
-          b[1] = words[j][2 * step + 1];
-        } else {
-          CodesToHalf<T::kK>(words[j][step], b);
-        }
-        DUNLIN_UNROLL
-        for (int tile = 0; tile < T::kRowTiles; ++tile) dev::MmaF16(s[tile][j], a[tile], b);
-      }
-    }
-  }
-}
-
-// The scale of a token's V: 2^(exponent - 127) * fraction.
-inline constexpr int kLeastExponent = 37;
-struct ValueScale {
-  int exponent;
-  float fraction;
-  DUNLIN_DEV float Log2() const {  // exponent - 127: 2^23 + exponent, less 2^23 + 127
-    return dev::BitsToFloat(0x4B000000u | static_cast<uint32_t>(exponent)) - 8388735.0f;
-  }
-  DUNLIN_DEV float Inverse() const { return dev::BitsToFloat(static_cast<uint32_t>(254 - exponent) << 23); }
-};
-template <KvFormat kFormat>
-DUNLIN_DEV ValueScale LoadValueScale(const uint8_t* scales, int token) {
-  ValueScale s{127, 1.0f};
-  if constexpr (kFormat == KvFormat::kE4M3) {
-    s.exponent = scales[token];
-  } else if constexpr (kFormat == KvFormat::kInt8) {
-    const uint32_t bits = dev::FloatBits(reinterpret_cast<const float*>(scales)[token]);
-    s.exponent = static_cast<int>(bits >> 23) & 0xFF;
-    s.fraction = dev::BitsToFloat((bits & 0x7FFFFFu) | 0x3F800000u);
-  }
-  s.exponent = s.exponent < kLeastExponent ? kLeastExponent : s.exponent > 254 ? 254 : s.exponent;
-  return s;
-}
-template <KvFormat kFormat>
-DUNLIN_DEV float LoadKeyScale(const uint8_t* scales, int token) {
-  if constexpr (kFormat == KvFormat::kE4M3) return dev::BitsToFloat(static_cast<uint32_t>(scales[token]) << 23);
-  if constexpr (kFormat == KvFormat::kInt8) return reinterpret_cast<const float*>(scales)[token];
-  return 1.0f;
-}
-
-inline constexpr float kLog2E = 1.4426950408889634f;
-
-// cap * tanh(x / cap) of logits in base 2; tanh(y) = 1 - 2 / (1 + exp(2y)), the quotient as a power of two.
-DUNLIN_DEV float SoftCap(float x, float cap) {
-  const float rest = dev::Exp2(-dev::Log2(1.0f + dev::Exp2(x * (2.0f / cap))));
-  return cap * kLog2E * (1.0f - 2.0f * rest);
-}
-
-// Logits in base 2, V's exponents added, minus infinity where a row does not see the token.
-template <typename T>
-DUNLIN_DEV void FinishScores(const PrefillParams& p, const PrefillState<T>& state, const uint8_t* stage,
-                             const int (&tokens)[T::kGroups], bool masked, Scores<T>& s) {
-  const int t = dev::Lane() % 4;
-  const float factor = p.scale * kLog2E * Unit<T::kK>();
-  DUNLIN_UNROLL
-  for (int j = 0; j < T::kKeyTiles; ++j) {
-    DUNLIN_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      const int token = KeyToken<T>(j, 2 * t + e);
-      const float k_scale = LoadKeyScale<T::kK>(stage + T::kKScaleAt, token) * factor;
-      const float v_log2 = LoadValueScale<T::kV>(stage + T::kVScaleAt, token).Log2();
-      const int at = tokens[j / 2] + token % 16;
-      DUNLIN_UNROLL
-      for (int tile = 0; tile < T::kRowTiles; ++tile) {
+    for (int r = 0; r < kRowTiles; ++r) {
+      for (int step = 0; step < kSteps; ++step) {
+        uint32_t a[4];
         DUNLIN_UNROLL
         for (int half = 0; half < 2; ++half) {
-          float x = s[tile][j][2 * half + e] * k_scale;
-          if (p.soft_cap > 0.0f) x = SoftCap(x, p.soft_cap);
-          x += v_log2;
-          if (masked) {
-            const int position = state.position[tile][half];
-            const bool near = p.pattern.window == 0 || at > position - p.pattern.window || at < p.pattern.sinks;
-            if (at > position || !near) x = dev::BitsToFloat(0xFF800000u);
+          const int flat = first + 16 * r + 8 * half + dev::Lane() / 4;
+          dev::U4 q{0, 0, 0, 0};
+          if (flat < work.end) {
+            q = dev::LoadGlobal16(args.q + RowOffset(args, work, flat) + K::KeyDim(dev::Lane() % 4, step));
           }
-          s[tile][j][2 * half + e] = x;
+          a[half] = dev::PackHalf2(dev::BitsToFloat(q.x), dev::BitsToFloat(q.y));
+          a[2 + half] = dev::PackHalf2(dev::BitsToFloat(q.z), dev::BitsToFloat(q.w));
+        }
+        *reinterpret_cast<dev::U4*>(queries + ((r * kSteps + step) * 32 + dev::Lane()) * 16) = {a[0], a[1], a[2], a[3]};
+      }
+    }
+  }
+
+  // s = q . codes of K.
+  DUNLIN_DEV static void MultiplyKeys(const uint8_t* queries, const uint8_t* stage, Scores& s) {
+    for (int load = 0; load < K::kKeyLoads; ++load) {
+      uint32_t k[kTiles][K::kKeySteps][4];
+      DUNLIN_UNROLL
+      for (int tile = 0; tile < kTiles; ++tile) LoadKeys<kKey, kDim>(stage + tile * K::kBytes, load, k[tile]);
+      DUNLIN_UNROLL
+      for (int step = 0; step < K::kKeySteps; ++step) {
+        DUNLIN_UNROLL
+        for (int r = 0; r < kRowTiles; ++r) {
+          const int at = r * kSteps + load * K::kKeySteps + step;
+          const dev::U4 q = dev::LoadShared16(queries + (at * 32 + dev::Lane()) * 16);
+          const uint32_t a[4] = {q.x, q.y, q.z, q.w};
+          DUNLIN_UNROLL
+          for (int j = 0; j < 2 * kTiles; ++j) {
+            const uint32_t b[2] = {k[j / 2][step][j % 2], k[j / 2][step][j % 2 + 2]};
+            dev::MmaF16(s[r][j], a, b);
+          }
         }
       }
     }
   }
-}
 
-// Running maximum and sum; s becomes P; O follows the maximum.
-template <typename T>
-DUNLIN_DEV void Softmax(const uint8_t* v_scales, Scores<T>& s, PrefillState<T>& state) {
-  const int t = dev::Lane() % 4;
-  DUNLIN_UNROLL
-  for (int tile = 0; tile < T::kRowTiles; ++tile) {
-    float shrink[2];
+  // Rows from flat row `first` on, tokens from tile `tile` on.
+  DUNLIN_DEV static void Mask(const PrefillArgs& args, const Work& work, int first, int tile, Scores& s) {
+    int tokens[kTiles];
     DUNLIN_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      float largest = state.max[tile][half];
+    for (int i = 0; i < kTiles; ++i) tokens[i] = work.Token(tile + i);
+    DUNLIN_UNROLL
+    for (int k = 0; k < 2 * kRowTiles; ++k) {
+      const int position = work.Position(first + 8 * k + dev::Lane() / 4);
+      Softmax::Mask(TokensSeen(args.pattern, position, position), tokens, k, s);
+    }
+  }
+
+  DUNLIN_DEV static void MoveReferences(const uint8_t* stage, const Scores& s, State* state) {
+    float shrink[2 * kRowTiles];
+    Softmax::MoveReferences(stage + kValueScalesAt, s, &state->rows, shrink);
+    DUNLIN_UNROLL
+    for (int r = 0; r < kRowTiles; ++r) {
+      if (dev::Ballot(shrink[2 * r] != 1.0f || shrink[2 * r + 1] != 1.0f) == 0) continue;
       DUNLIN_UNROLL
-      for (int j = 0; j < T::kKeyTiles; ++j) {
+      for (int n = 0; n < 2 * kSteps; ++n) {
+        DUNLIN_UNROLL
+        for (int c = 0; c < 4; ++c) state->o[r][n][c] *= shrink[2 * r + c / 2];
+      }
+    }
+  }
+
+  // o += weights * codes of V.
+  DUNLIN_DEV static void MultiplyValues(const uint8_t* stage, const Scores& s, State* state) {
+    DUNLIN_UNROLL
+    for (int tile = 0; tile < kTiles; ++tile) {
+      uint32_t p[kRowTiles][4];
+      DUNLIN_UNROLL
+      for (int r = 0; r < kRowTiles; ++r) {
+        DUNLIN_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const float(&from)[4] = s[r][2 * tile + i / 2];
+          p[r][i] = dev::PackHalf2(from[2 * (i % 2)], from[2 * (i % 2) + 1]);
+        }
+      }
+      DUNLIN_UNROLL
+      for (int load = 0; load < V::kValueLoads; ++load) {
+        uint32_t v[V::kValueTiles][4];
+        LoadValues<kValue, kDim>(stage + kValuesAt + tile * V::kBytes, load, v);
+        DUNLIN_UNROLL
+        for (int i = 0; i < 2 * V::kValueTiles; ++i) {
+          const uint32_t b[2] = {v[i / 2][i % 2], v[i / 2][i % 2 + 2]};
+          DUNLIN_UNROLL
+          for (int r = 0; r < kRowTiles; ++r) dev::MmaF16(state->o[r][2 * load * V::kValueTiles + i], p[r], b);
+        }
+      }
+    }
+  }
+
+  // out = o / sum. A lane's columns are runs of dims: four in formats of a byte, else two.
+  DUNLIN_DEV static void StoreRows(const PrefillArgs& args, const Work& work, int first, const State& state) {
+    const int t = dev::Lane() % 4;
+    DUNLIN_UNROLL
+    for (int k = 0; k < 2 * kRowTiles; ++k) {
+      const int flat = first + 8 * k + dev::Lane() / 4;
+      const float* sink = args.sink_logits;
+      if (sink != nullptr) sink += dev::BlockY() * args.group + flat % args.group;
+      const float factor = Softmax::Factor(state.rows, k, sink);
+      if (flat >= work.end) continue;
+      float* out = args.out + RowOffset(args, work, flat);
+      DUNLIN_UNROLL
+      for (int m = 0; m < kSteps; m += 2) {
         DUNLIN_UNROLL
         for (int e = 0; e < 2; ++e) {
-          const float x = s[tile][j][2 * half + e];
-          largest = x > largest ? x : largest;
-        }
-      }
-      DUNLIN_UNROLL
-      for (int mask = 1; mask <= 2; mask *= 2) {
-        const float other = dev::ShuffleXor(largest, mask);
-        largest = other > largest ? other : largest;
-      }
-      shrink[half] = dev::Exp2(state.max[tile][half] - largest);
-      state.max[tile][half] = largest;
-      state.sum[tile][half] *= shrink[half];
-    }
-    if (dev::Ballot(shrink[0] != 1.0f || shrink[1] != 1.0f) != 0) {
-      DUNLIN_UNROLL
-      for (int n = 0; n < T::kDimTiles; ++n) {
-        DUNLIN_UNROLL
-        for (int i = 0; i < 4; ++i) state.o[tile][n][i] *= shrink[i / 2];
-      }
-    }
-  }
-  DUNLIN_UNROLL
-  for (int j = 0; j < T::kKeyTiles; ++j) {
-    DUNLIN_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      const ValueScale scale = LoadValueScale<T::kV>(v_scales, KeyToken<T>(j, 2 * t + e));
-      DUNLIN_UNROLL
-      for (int tile = 0; tile < T::kRowTiles; ++tile) {
-        DUNLIN_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          float& x = s[tile][j][2 * half + e];
-          x = dev::Exp2(x - state.max[tile][half]);
-          state.sum[tile][half] = dev::Fma(x, scale.Inverse(), state.sum[tile][half]);
-          x *= scale.fraction;
-        }
-      }
-    }
-  }
-}
-
-// Loads a lane's words of one token's row of V.
-template <typename T>
-DUNLIN_DEV void LoadValueWords(const uint8_t* values, int token, int g, int i, uint32_t (&words)[4]) {
-  const uint8_t* row = values + token * T::kRowBytes;
-  if constexpr (T::kValueWords == 4) {
-    Unpack(dev::LoadShared16(row + SlabChunk(g + 8 * i, token, T::kRowChunks) * 16), words);
-  } else {
-    const dev::U2 v = dev::LoadShared8(row + SlabChunk(g / 2, token, T::kRowChunks) * 16 + g % 2 * 8);
-    words[0] = v.x;
-    words[1] = v.y;
-  }
-}
-
-// One word of each of two tokens' rows to pairs (token, next token) of the word's dims.
-template <typename T>
-DUNLIN_DEV void PairTokens(uint32_t even, uint32_t odd, uint32_t (&half2)[T::kValuesPerWord]) {
-  if constexpr (T::kV == KvFormat::kF16) {
-    half2[0] = dev::BytePermute(even, odd, 0x5410);
-    half2[1] = dev::BytePermute(even, odd, 0x7632);
-  } else {
-    uint32_t low[2], high[2];
-    CodesToHalf<T::kV>(dev::BytePermute(even, odd, 0x5140), low);
-    CodesToHalf<T::kV>(dev::BytePermute(even, odd, 0x7362), high);
-    half2[0] = low[0];
-    half2[1] = low[1];
-    half2[2] = high[0];
-    half2[3] = high[1];
-  }
-}
-
-// o += P V.
-template <typename T>
-DUNLIN_DEV void MultiplyValues(const uint8_t* values, const Scores<T>& s, PrefillState<T>& state) {
-  const int g = dev::Lane() / 4, t = dev::Lane() % 4;
-  DUNLIN_UNROLL
-  for (int group = 0; group < T::kGroups; ++group) {
-    uint32_t a[T::kRowTiles][4];
-    DUNLIN_UNROLL
-    for (int tile = 0; tile < T::kRowTiles; ++tile) {
-      DUNLIN_UNROLL
-      for (int i = 0; i < 4; ++i) {
-        const auto& from = s[tile][2 * group + i / 2];
-        a[tile][i] = dev::PackHalf2(from[2 * (i % 2)], from[2 * (i % 2) + 1]);
-      }
-    }
-    DUNLIN_UNROLL
-    for (int i = 0; i < T::kValueChunks; ++i) {
-      uint32_t words[4][4];  // of the tokens of slots 2t, 2t + 1, 2t + 8, 2t + 9
-      DUNLIN_UNROLL
-      for (int r = 0; r < 4; ++r) {
-        LoadValueWords<T>(values, KeyToken<T>(2 * group + r / 2, 2 * t + r % 2), g, i, words[r]);
-      }
-      DUNLIN_UNROLL
-      for (int w = 0; w < T::kValueWords; ++w) {
-        uint32_t first[T::kValuesPerWord], second[T::kValuesPerWord];
-        PairTokens<T>(words[0][w], words[1][w], first);
-        PairTokens<T>(words[2][w], words[3][w], second);
-        DUNLIN_UNROLL
-        for (int d = 0; d < T::kValuesPerWord; ++d) {
-          const uint32_t b[2] = {first[d], second[d]};
-          const int n = (i * T::kValueWords + w) * T::kValuesPerWord + d;
+          float x[4];
           DUNLIN_UNROLL
-          for (int tile = 0; tile < T::kRowTiles; ++tile) dev::MmaF16(state.o[tile][n], a[tile], b);
+          for (int i = 0; i < 4; ++i) x[i] = state.o[k / 2][2 * m + i][k % 2 * 2 + e] * factor;
+          if constexpr (kValue == KvFormat::kF16) {
+            DUNLIN_UNROLL
+            for (int i = 0; i < 4; ++i) out[V::ValueDim(m + i / 2, 2 * t + e + 8 * (i % 2))] = x[i];
+          } else {
+            *reinterpret_cast<dev::U4*>(out + V::ValueDim(m, 2 * t + e)) = {dev::FloatBits(x[0]), dev::FloatBits(x[1]),
+                                                                            dev::FloatBits(x[2]), dev::FloatBits(x[3])};
+          }
         }
       }
     }
   }
-}
 
-// ---- The kernel ----
-
-template <typename T>
-DUNLIN_DEV void BeginRows(const PrefillRows& rows, int first, int group, PrefillState<T>& state) {
-  DUNLIN_UNROLL
-  for (int tile = 0; tile < T::kRowTiles; ++tile) {
-    DUNLIN_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int flat = first + 16 * tile + 8 * half + dev::Lane() / 4;
-      state.position[tile][half] = rows.Position(flat < rows.end ? flat : rows.end - 1, group);
-      state.max[tile][half] = -1e30f;  // finite: minus infinity less itself would be NaN
-      state.sum[tile][half] = 0.0f;
-    }
-    DUNLIN_UNROLL
-    for (int n = 0; n < T::kDimTiles; ++n) {
-      DUNLIN_UNROLL
-      for (int i = 0; i < 4; ++i) state.o[tile][n][i] = 0.0f;
-    }
-  }
-}
-
-// out = o / sum.
-template <typename T>
-DUNLIN_DEV void EndRows(const PrefillParams& p, const PrefillRows& rows, int first, const PrefillState<T>& state) {
-  const int g = dev::Lane() / 4, t = dev::Lane() % 4;
-  DUNLIN_UNROLL
-  for (int tile = 0; tile < T::kRowTiles; ++tile) {
-    DUNLIN_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int flat = first + 16 * tile + 8 * half + g;
-      const int head = dev::BlockY() * p.group + flat % p.group;
-      float sum = state.sum[tile][half];
-      sum += dev::ShuffleXor(sum, 1);
-      sum += dev::ShuffleXor(sum, 2);
-      if (flat >= rows.end) continue;
-      if (p.sink_logits != nullptr) sum += dev::Exp2(p.sink_logits[head] * kLog2E - state.max[tile][half]);
-      const float factor = Unit<T::kV>() / sum;
-      const size_t row = static_cast<size_t>(rows.sequence.first_row + flat / p.group);
-      float* out = p.out + (row * static_cast<size_t>(p.num_q_heads) + static_cast<size_t>(head)) * T::kDim;
-      DUNLIN_UNROLL
-      for (int n = 0; n < T::kDimTiles; n += 4) {
-        DUNLIN_UNROLL
-        for (int e = 0; e < 2; ++e) {
-          uint32_t x[4];
-          DUNLIN_UNROLL
-          for (int i = 0; i < 4; ++i) x[i] = dev::FloatBits(state.o[tile][n + i][2 * half + e] * factor);
-          *reinterpret_cast<dev::U4*>(out + ValueDim<T>(2 * t + e, n)) = {x[0], x[1], x[2], x[3]};
-        }
-      }
-    }
-  }
-}
-
-template <typename T>
-DUNLIN_KERNEL(kPrefillThreads, 2)
-void PrefillKernel(PrefillParams p) {
-  PrefillRows rows;
-  if (!FindRows(p, T::kRows, &rows)) return;
-  const int first_position = rows.Position(rows.first, p.group), last_position = rows.Position(rows.end - 1, p.group);
-  const TokenGroups groups{PagesOf(TokensSeen(p.pattern, first_position, last_position), 16)};
-  const int tiles = (groups.runs.Count() + T::kGroups - 1) / T::kGroups;
-  uint8_t* stages = dev::Shared() + T::kQBytes;
-  int pages[T::kGroups];
-  FindPages<T>(p, rows.sequence, groups, 0, pages);
-  CopyTile<T>(p, groups, 0, pages, last_position + 1, stages);
-  dev::CopyAsyncCommit();
-  FindPages<T>(p, rows.sequence, groups, 1, pages);
-
-  const int first = rows.first + dev::Warp() * T::kWarpRows;
-  const int last = first + T::kWarpRows < rows.end ? first + T::kWarpRows - 1 : rows.end - 1;
-  const int warp_first = rows.Position(first, p.group), warp_last = rows.Position(last, p.group);
-  uint8_t* fragments = dev::Shared() + dev::Warp() * (T::kQBytes / T::kWarps);
-  StoreQueries<T>(p, rows, first, fragments);
-  PrefillState<T> state;
-  BeginRows<T>(rows, first, p.group, state);
-  for (int tile = 0; tile < tiles; ++tile) {
-    dev::CopyAsyncWait<0>();
-    dev::SyncThreads();  // the tile is there for all, and all have left the stage that is filled next
-    CopyTile<T>(p, groups, tile + 1, pages, last_position + 1, stages + (tile + 1) % T::kStages * T::kStageBytes);
+  DUNLIN_DEV static void Run(const PrefillArgs& args) {
+    Work& work = *reinterpret_cast<Work*>(dev::Shared() + kWorkAt);
+    if (dev::Warp() == 0) FindWork(args, &work);
+    dev::SyncThreads();
+    if (work.end == 0) return;
+    uint8_t* const queries = dev::Shared() + dev::Warp() * kWarpQueryBytes;
+    uint8_t* const stages = dev::Shared() + kWarps * kWarpQueryBytes;
+    Copy(args, work, 0, FindPage(args, work, 0), stages);
     dev::CopyAsyncCommit();
-    FindPages<T>(p, rows.sequence, groups, tile + 2, pages);
-    int tokens[T::kGroups];
-    DUNLIN_UNROLL
-    for (int i = 0; i < T::kGroups; ++i) tokens[i] = groups.First(tile * T::kGroups + i);
-    if (first >= rows.end || tokens[0] > warp_last) continue;
-    const bool masked =
-        tokens[T::kGroups - 1] + 15 > warp_first || (p.pattern.window > 0 && tokens[0] <= warp_last - p.pattern.window);
-    const uint8_t* stage = stages + tile % T::kStages * T::kStageBytes;
-    Scores<T> s = {};
-    MultiplyKeys<T>(fragments, stage, s);
-    FinishScores<T>(p, state, stage, tokens, masked, s);
-    Softmax<T>(stage + T::kVScaleAt, s, state);
-    MultiplyValues<T>(stage + T::kSlabBytes, s, state);
+    int32_t page = FindPage(args, work, 1);  // a stage early: it is there when its copies begin
+
+    const int first = work.begin + dev::Warp() * kWarpRows;
+    const bool any = first < work.end;
+    const int first_position = work.Position(first), last_position = work.Position(first + kWarpRows - 1);
+    State state = {};
+    Softmax::Begin(&state.rows);
+    if (any) StoreQueries(args, work, first, queries);
+    for (int i = 0; i * kTiles < work.tiles.Count(); ++i) {
+      dev::CopyAsyncWait<0>();
+      dev::SyncThreads();  // this stage is there for all, and all have left the one that is filled next
+      Copy(args, work, i + 1, page, stages + (i + 1) % kStages * kStageBytes);
+      dev::CopyAsyncCommit();
+      page = FindPage(args, work, i + 2);
+      const int begin = work.Token(i * kTiles), end = work.Token(i * kTiles + kTiles - 1) + kTileTokens;
+      if (!any || begin > last_position) continue;
+      const uint8_t* stage = stages + i % kStages * kStageBytes;
+      Scores s = {};
+      MultiplyKeys(queries, stage, s);
+      Softmax::Scale(stage + kKeyScalesAt, args.score_factor, args.cap, s);
+      if (end > first_position + 1 || (args.pattern.window > 0 && begin + args.pattern.window <= last_position)) {
+        Mask(args, work, first, i * kTiles, s);
+      }
+      MoveReferences(stage, s, &state);
+      Softmax::Weigh(stage + kValueScalesAt, s, &state.rows);
+      MultiplyValues(stage, s, &state);
+    }
+    if (any) StoreRows(args, work, first, state);
   }
-  if (first < rows.end) EndRows<T>(p, rows, first, state);
+};
+
+template <KvFormat kKey, KvFormat kValue, int kDim>
+DUNLIN_KERNEL((Prefill<kKey, kValue, kDim>::kThreads), (Prefill<kKey, kValue, kDim>::kBlocksPerSm))
+void PrefillKernel(const PrefillArgs args) {
+  Prefill<kKey, kValue, kDim>::Run(args);
 }
 
-template <int kDim, KvFormat kK, KvFormat kV>
-void LaunchPrefillOf(Device* device, const PrefillBucket& bucket, const PrefillParams& params) {
-  using T = PrefillTraits<kDim, kK, kV>;
-  // Every sequence may leave a tile that is not full; one that has tiles has kPrefillRows rows.
+template <KvFormat kKey, KvFormat kValue, int kDim>
+void LaunchPrefillOf(Device* device, const PrefillBucket& bucket, const PrefillArgs& args) {
+  using P = Prefill<kKey, kValue, kDim>;
+  // Full blocks, and one that is not for every sequence that prefill has.
   const int sequences = bucket.max_rows / kPrefillRows;
   LaunchConfig config;
   config.grid_x =
-      bucket.max_rows * params.group / T::kRows + (sequences < bucket.max_sequences ? sequences : bucket.max_sequences);
+      bucket.max_rows * args.group / P::kRows + (sequences < bucket.max_sequences ? sequences : bucket.max_sequences);
   config.grid_y = bucket.num_kv_heads;
-  config.threads = kPrefillThreads;
-  config.shared_bytes = T::kSharedBytes;
-  DUNLIN_LAUNCH(device, config, (PrefillKernel<T>), params);
+  config.threads = P::kThreads;
+  config.shared_bytes = P::kSharedBytes;
+  DUNLIN_LAUNCH(device, config, (PrefillKernel<kKey, kValue, kDim>), args);
 }
 
 template <int kDim>
-void LaunchPrefill(Device* device, KvFormat k, KvFormat v, const PrefillBucket& bucket, const PrefillParams& params) {
-  if (k == KvFormat::kE4M3 && v == KvFormat::kE4M3) {
-    LaunchPrefillOf<kDim, KvFormat::kE4M3, KvFormat::kE4M3>(device, bucket, params);
-  } else if (k == KvFormat::kInt8 && v == KvFormat::kInt8) {
-    LaunchPrefillOf<kDim, KvFormat::kInt8, KvFormat::kInt8>(device, bucket, params);
-  } else if (k == KvFormat::kInt8 && v == KvFormat::kE4M3) {
-    LaunchPrefillOf<kDim, KvFormat::kInt8, KvFormat::kE4M3>(device, bucket, params);
-  } else {
-    CHECK(k == KvFormat::kF16 && v == KvFormat::kF16)
-        << "K and V formats " << static_cast<int>(k) << ' ' << static_cast<int>(v);
-    LaunchPrefillOf<kDim, KvFormat::kF16, KvFormat::kF16>(device, bucket, params);
-  }
+void LaunchPrefill(Device* device, const PrefillBucket& bucket, const PrefillArgs& args) {
+  constexpr KvFormat kE4M3 = KvFormat::kE4M3, kInt8 = KvFormat::kInt8, kF16 = KvFormat::kF16;
+  const auto is = [&](KvFormat k, KvFormat v) { return bucket.k_format == k && bucket.v_format == v; };
+  if (is(kE4M3, kE4M3)) return LaunchPrefillOf<kE4M3, kE4M3, kDim>(device, bucket, args);
+  if (is(kInt8, kInt8)) return LaunchPrefillOf<kInt8, kInt8, kDim>(device, bucket, args);
+  if (is(kInt8, kE4M3)) return LaunchPrefillOf<kInt8, kE4M3, kDim>(device, bucket, args);
+  CHECK(is(kF16, kF16)) << "formats of K and V that prefill attention cannot read";
+  LaunchPrefillOf<kF16, kF16, kDim>(device, bucket, args);
 }
 
 }  // namespace dunlin::kernels::cuda

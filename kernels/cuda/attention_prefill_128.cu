@@ -3,9 +3,8 @@
 
 namespace dunlin::kernels::cuda {
 
-void LaunchPrefill128(Device* device, KvFormat k, KvFormat v, const PrefillBucket& bucket,
-                      const PrefillParams& params) {
-  LaunchPrefill<128>(device, k, v, bucket, params);
+void LaunchPrefill128(Device* device, const PrefillBucket& bucket, const PrefillArgs& args) {
+  LaunchPrefill<128>(device, bucket, args);
 }
 
 }  // namespace dunlin::kernels::cuda

@@ -3,9 +3,8 @@
 
 namespace dunlin::kernels::cuda {
 
-void LaunchPrefill256(Device* device, KvFormat k, KvFormat v, const PrefillBucket& bucket,
-                      const PrefillParams& params) {
-  LaunchPrefill<256>(device, k, v, bucket, params);
+void LaunchPrefill256(Device* device, const PrefillBucket& bucket, const PrefillArgs& args) {
+  LaunchPrefill<256>(device, bucket, args);
 }
 
 }  // namespace dunlin::kernels::cuda

@@ -3,8 +3,8 @@
 
 namespace dunlin::kernels::cuda {
 
-void LaunchPrefill64(Device* device, KvFormat k, KvFormat v, const PrefillBucket& bucket, const PrefillParams& params) {
-  LaunchPrefill<64>(device, k, v, bucket, params);
+void LaunchPrefill64(Device* device, const PrefillBucket& bucket, const PrefillArgs& args) {
+  LaunchPrefill<64>(device, bucket, args);
 }
 
 }  // namespace dunlin::kernels::cuda

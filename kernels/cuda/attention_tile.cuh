@@ -114,13 +114,6 @@ DUNLIN_DEV void CopyScales(uint8_t* shared, const uint8_t* scales, int thread) {
   if (thread >= 0 && thread < kChunks) dev::CopyAsync16(shared + 16 * thread, scales + 16 * thread, true);
 }
 
-// Bytes from head 0's token 0 to `token`'s, the slot of a tile's first token, of `head`; times the bytes of a row or
-// a scale.
-DUNLIN_DEV size_t SlotOf(const LayerSlabs& slabs, int head, int token) {
-  return static_cast<size_t>(head) * static_cast<size_t>(slabs.page_tokens) +
-         static_cast<size_t>(token % slabs.page_tokens);
-}
-
 }  // namespace dunlin::kernels::cuda
 
 #endif  // DUNLIN_KERNELS_CUDA_ATTENTION_TILE_CUH_

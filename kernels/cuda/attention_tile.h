@@ -79,16 +79,28 @@ struct LayerSlabs {
   size_t page_bytes = 0;
   size_t k = 0, v = 0, k_scale = 0, v_scale = 0;
   int32_t page_tokens = 0;
+  uint64_t tile_pages = 0;  // pages of a tile, times 2^32, rounded up
 };
 inline LayerSlabs SlabsOfLayer(const DevicePages& pages, int layer) {
   const PageLayout& l = pages.layout;
+  const uint64_t page_tiles = static_cast<uint64_t>(l.page_tokens / kTileTokens);
   return {pages.base,
           l.page_bytes,
           l.KOffset(layer, 0),
           l.VOffset(layer, 0),
           l.KScaleOffset(layer, 0),
           l.VScaleOffset(layer, 0),
-          l.page_tokens};
+          l.page_tokens,
+          ((uint64_t{1} << 32) + page_tiles - 1) / page_tiles};
+}
+// token / page_tokens for the first token of a tile, without a division; exact for tokens below 2^28 and pages of up to
+// 2^8 tiles (the reciprocal is too large by less than 2^-32).
+DUNLIN_HOST_DEVICE constexpr int PageOfTile(const LayerSlabs& slabs, int token) {
+  return static_cast<int>(static_cast<uint64_t>(token / kTileTokens) * slabs.tile_pages >> 32);
+}
+// Slots from head 0's token 0 to that token of `head`: times the bytes of a row or of a scale.
+DUNLIN_HOST_DEVICE constexpr size_t SlotOf(const LayerSlabs& slabs, int head, int token) {
+  return static_cast<size_t>(head * slabs.page_tokens + token - PageOfTile(slabs, token) * slabs.page_tokens);
 }
 
 }  // namespace dunlin::kernels::cuda

@@ -2,37 +2,39 @@
 // PTX (dev_ptx.h); g++ gets the emulator (emulator/dev_emulated.h), so that one kernel source runs on both. A kernel is
 // a DUNLIN_KERNEL function of plain arguments; it uses nothing of CUDA but what is declared here.
 //
-//   DUNLIN_KERNEL(128, 4) void Scale(const float* in, float factor, int n, float* out) { … }   // threads, blocks per
-//   SM DUNLIN_LAUNCH(device, (LaunchConfig{.grid_x = 7, .threads = 128}), Scale, in, factor, n, out);   // launch.h
+//   DUNLIN_KERNEL(128, 4) void Scale(const float* in, float factor, int n, float* out) { … }
+//   DUNLIN_LAUNCH(device, (LaunchConfig{.grid_x = 7}), Scale, in, factor, n, out);
 //
+// where 128 is the block's threads and 4 the blocks that a multiprocessor must hold (launch.h has the rest).
 // Both files define, in namespace dev:
-//   places      ThreadX BlockX BlockY BlockZ GridX GridY, Lane = ThreadX % 32, Warp = ThreadX / 32 (blocks are 1-D,
-//   whole
-//               warps); Shared: the block's dynamic shared memory, 128-byte aligned, never initialised
-//   order       SyncThreads (all threads of the block), SyncWarp (all 32 lanes), ThreadFence
-//   copies      CopyAsync16(to shared, from global, valid): 16 aligned bytes, zeros where !valid; CopyAsyncCommit;
-//               CopyAsyncWait<N>: all but the last N groups of this thread have landed, for this thread; others see
-//               them after the next barrier
-//   loads       LoadStream16: global, read once (past L1); LoadGlobal16; LoadShared16, LoadShared8: aligned
-//   matrices    MmaF16 (m16n8k16, f16 in, f32 sums), MmaS8 (m16n8k32, s8 in, s32 sums, exact), Movmatrix (transposes an
-//               8x8 of 16-bit values), LdMatrix4(Trans): four 8x8 of 16-bit values, lane l gives row l's address.
-//               Fragments as PTX defines them; g = Lane / 4, t = Lane % 4:
-//               A f16 [16][16]: a0 (g, 2t..+1) a1 (g+8, 2t..) a2 (g, 2t+8..) a3 (g+8, 2t+8..)
-//               A s8  [16][32]: a0 (g, 4t..+3) a1 (g+8, 4t..) a2 (g, 4t+16..) a3 (g+8, 4t+16..)
-//               B f16 [16][8]: b0 (2t..+1, g) b1 (2t+8.., g)        B s8 [32][8]: b0 (4t..+3, g) b1 (4t+16.., g)
-//               C [16][8]: c0 (g, 2t) c1 (g, 2t+1) c2 (g+8, 2t) c3 (g+8, 2t+1)
-//   lanes       Shuffle(value, lane) ShuffleXor(value, mask) Ballot(bool): of u32, s32, f32, u64 (Shuffle*); all 32
-//   lanes
-//               call them
-//   halves      PackHalf2(low, high) HalfLow HalfHigh HalfMul2 HalfFma2; values live as bits in uint32_t
-//   numbers     Fma Exp2 (approximate, 2 ulp) Log2 (approximate) Rsqrt Sqrt RoundToInt (nearest even) Dp4a (s8 x s8 +
-//   s32)
-//               BytePermute(a, b, selector: PTX prmt) FloatBits BitsToFloat PopCount
-//   atomics     AtomicAdd (u32, s32, u64), AtomicMax (u32): global or shared, relaxed; integers only, so that no result
-//               depends on their order
+//
+//   places    ThreadX BlockX BlockY BlockZ GridX GridY; Lane = ThreadX % 32, Warp = ThreadX / 32 (blocks are 1-D and
+//             whole warps); Shared: the block's dynamic shared memory, 128-byte aligned, never initialised
+//   order     SyncThreads (all threads of the block), SyncWarp (all 32 lanes), ThreadFence
+//   copies    CopyAsync16(to shared, from global, valid): 16 aligned bytes, zeros where !valid; CopyAsyncCommit;
+//             CopyAsyncWait<N>: all but the last N groups of this thread have landed, for this thread; the others see
+//             them after the next barrier
+//   loads     LoadStream16: global, read once (past L1); LoadGlobal16; LoadReadOnly4, 8 and 16: global that nobody
+//             writes during the launch; LoadShared16, LoadShared8; all aligned
+//   matrices  MmaF16 (m16n8k16, f16 in, f32 sums), MmaS8 (m16n8k32, s8 in, s32 sums, exact), Movmatrix (transposes an
+//             8x8 of 16-bit values), LdMatrix4(Trans): four 8x8 of 16-bit values, lane l gives row l's address.
+//             Fragments as PTX defines them; g = Lane / 4, t = Lane % 4:
+//               A f16 [16][16]  a0 (g, 2t…)  a1 (g+8, 2t…)  a2 (g, 2t+8…)   a3 (g+8, 2t+8…)    two values each
+//               A s8  [16][32]  a0 (g, 4t…)  a1 (g+8, 4t…)  a2 (g, 4t+16…)  a3 (g+8, 4t+16…)   four values each
+//               B f16 [16][8]   b0 (2t…, g)  b1 (2t+8…, g)
+//               B s8  [32][8]   b0 (4t…, g)  b1 (4t+16…, g)
+//               C     [16][8]   c0 (g, 2t)   c1 (g, 2t+1)   c2 (g+8, 2t)    c3 (g+8, 2t+1)
+//   lanes     Shuffle(value, lane) ShuffleXor(value, mask), of 32 and 64 bits; Ballot(bool); all 32 lanes call them
+//   halves    PackHalf2(low, high) HalfLow HalfHigh HalfMul2 HalfFma2; values live as bits in uint32_t
+//   numbers   Fma Exp2 (approximate, 2 ulp) Log2 (approximate) Rsqrt Sqrt RoundToInt (nearest even) PopCount
+//             Dp4a (s8 x s8 + s32) Dp2a(a, b, c): c + the s16 of a times the low two s8 of b
+//             BytePermute(a, b, selector: PTX prmt) FloatBits BitsToFloat
+//   atomics   AtomicAdd (u32, s32, u64), AtomicMax (u32): global or shared, relaxed; integers only, so that no result
+//             depends on their order
 //
 // DUNLIN_UNROLL before a loop over register arrays: an index that is not known at compile time would move them to local
-// memory, which the build refuses. A kernel has static linkage; templates of kernels are instantiated where launched.
+// memory, which the build refuses. DUNLIN_ROLL before one that is to stay a loop. A kernel has static linkage;
+// templates of kernels are instantiated where launched.
 //
 // Rounding: nvcc compiles with -fmad=false and g++ with -ffp-contract=off, so a * b + c is two roundings everywhere;
 // ask for Fma where one is wanted. Plain loads and stores of global and shared memory are plain C++.

@@ -10,6 +10,7 @@
 
 #define DUNLIN_DEV __device__ __forceinline__
 #define DUNLIN_UNROLL _Pragma("unroll")
+#define DUNLIN_ROLL _Pragma("unroll 1")
 #define DUNLIN_KERNEL(threads, blocks_per_sm) static __global__ __launch_bounds__(threads, blocks_per_sm)
 
 namespace dunlin::kernels::cuda::dev {
@@ -52,6 +53,21 @@ DUNLIN_DEV U4 LoadStream16(const void* global) {
   return v;
 }
 DUNLIN_DEV U4 LoadGlobal16(const void* global) { return *static_cast<const U4*>(global); }
+DUNLIN_DEV uint32_t LoadReadOnly4(const void* global) {
+  uint32_t v;
+  asm("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(global));
+  return v;
+}
+DUNLIN_DEV U2 LoadReadOnly8(const void* global) {
+  U2 v;
+  asm("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(global));
+  return v;
+}
+DUNLIN_DEV U4 LoadReadOnly16(const void* global) {
+  U4 v;
+  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(global));
+  return v;
+}
 DUNLIN_DEV U4 LoadShared16(const void* shared) {
   U4 v;
   asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -159,6 +175,9 @@ DUNLIN_DEV float Sqrt(float x) { return __fsqrt_rn(x); }
 DUNLIN_DEV int32_t RoundToInt(float x) { return __float2int_rn(x); }
 DUNLIN_DEV int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
   return __dp4a(static_cast<int32_t>(a), static_cast<int32_t>(b), c);
+}
+DUNLIN_DEV int32_t Dp2a(uint32_t a, uint32_t b, int32_t c) {
+  return __dp2a_lo(static_cast<int>(a), static_cast<int>(b), c);
 }
 DUNLIN_DEV uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
 DUNLIN_DEV int PopCount(uint32_t x) { return __popc(x); }

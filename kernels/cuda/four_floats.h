@@ -16,16 +16,14 @@ struct alignas(16) FourFloats {
 
 DUNLIN_DEV FourFloats NoFloats() { return FourFloats{{0.0f, 0.0f, 0.0f, 0.0f}}; }
 
+DUNLIN_DEV FourFloats LoadFour(const float* from) { return *reinterpret_cast<const FourFloats*>(from); }
 DUNLIN_DEV void StoreFour(float* to, const FourFloats& v) { *reinterpret_cast<FourFloats*>(to) = v; }
 
 // Values first … first + 3 of an array of `count`; 0 for those that it has not. An array whose length is no multiple of
 // four may begin anywhere, so its values are taken one by one.
-DUNLIN_DEV FourFloats LoadFour(const float* from, int first, int count) {
+DUNLIN_DEV FourFloats LoadFourOf(const float* from, int first, int count) {
+  if (count % 4 == 0) return first < count ? LoadFour(from + first) : NoFloats();
   FourFloats v = NoFloats();
-  if (count % 4 == 0) {
-    if (first < count) v = *reinterpret_cast<const FourFloats*>(from + first);
-    return v;
-  }
   DUNLIN_UNROLL
   for (int c = 0; c < 4; ++c) {
     if (first + c < count) v.at[c] = from[first + c];

@@ -24,7 +24,7 @@ template <int kFours>
 DUNLIN_DEV HeadVector<kFours> LoadHead(const float* x, int dim) {
   HeadVector<kFours> head;
   DUNLIN_UNROLL
-  for (int i = 0; i < kFours; ++i) head.x[i] = LoadFour(x, FirstDim(i), dim);
+  for (int i = 0; i < kFours; ++i) head.x[i] = FirstDim(i) < dim ? LoadFour(x + FirstDim(i)) : NoFloats();
   return head;
 }
 
@@ -48,7 +48,7 @@ DUNLIN_DEV void NormHead(const float* norm, float eps, int dim, HeadVector<kFour
   DUNLIN_UNROLL
   for (int i = 0; i < kFours; ++i) {
     if (FirstDim(i) >= dim) continue;
-    const FourFloats weight = LoadFour(norm, FirstDim(i), dim);
+    const FourFloats weight = LoadFour(norm + FirstDim(i));
     DUNLIN_UNROLL
     for (int c = 0; c < 4; ++c) head->x[i].at[c] = head->x[i].at[c] * inverse * weight.at[c];
   }

@@ -22,11 +22,12 @@ DUNLIN_DEV float CentreHead(const float* centre, int dim, HeadVector<kFours>* he
   *lost = 0;
   DUNLIN_UNROLL
   for (int i = 0; i < kFours; ++i) {
-    const FourFloats off = centre != nullptr ? LoadFour(centre, FirstDim(i), dim) : NoFloats();
+    const bool centred = centre != nullptr && FirstDim(i) < dim;
+    const FourFloats off = centred ? LoadFour(centre + FirstDim(i)) : NoFloats();
     DUNLIN_UNROLL
     for (int c = 0; c < 4; ++c) {
       float& x = head->x[i].at[c];
-      if (centre != nullptr) x = x - off.at[c];
+      if (centred) x = x - off.at[c];
       const float magnitude = Magnitude(x);
       if (IsFinite(x)) {
         amax = magnitude > amax ? magnitude : amax;

@@ -11,8 +11,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/dev.h"
-#include "kernels/cuda/head_vector.h"
-#include "kernels/cuda/kv_codes.h"
+#include "kernels/cuda/four_floats.h"
 #include "kernels/paged_kv.h"
 
 namespace dunlin::kernels::cuda {
@@ -26,6 +25,11 @@ constexpr size_t FeedbackSharedBytes(int head_dim) {
   return kFeedbackStages * FeedbackStageFloats(head_dim) * sizeof(float);
 }
 
+inline constexpr int kFeedbackThreads = 128;  // of the block
+// Copies of a thread for the longest group of heads of up to 128 * kFours dims.
+template <int kFours>
+inline constexpr int kFeedbackCopies = kFeedbackGroup * 128 * kFours / (4 * kFeedbackThreads);
+
 // The feedback of one head on its way through shared memory. head_dim: a multiple of 16.
 struct FeedbackStream {
   const float* next;  // of the group to fetch next
@@ -37,20 +41,26 @@ DUNLIN_DEV float* FeedbackStage(const FeedbackStream& stream, int group) {
   return stream.stages + group % kFeedbackStages * (kFeedbackGroup * stream.head_dim);
 }
 // One more group, or an empty one past the end, so that the groups on their way can be counted.
-DUNLIN_DEV void FetchFeedback(FeedbackStream* stream, int threads) {
+template <int kFours>
+DUNLIN_DEV void FetchFeedback(FeedbackStream* stream) {
   const int first = stream->next_group * kFeedbackGroup;
   if (first < stream->head_dim) {
     const int floats = kFeedbackGroup * (stream->head_dim - first);
     float* to = FeedbackStage(*stream, stream->next_group);
-    for (int i = 4 * dev::ThreadX(); i < floats; i += 4 * threads) dev::CopyAsync16(to + i, stream->next + i, true);
+    DUNLIN_UNROLL
+    for (int c = 0; c < kFeedbackCopies<kFours>; ++c) {
+      const int i = 4 * (dev::ThreadX() + c * kFeedbackThreads);
+      if (i < floats) dev::CopyAsync16(to + i, stream->next + i, true);
+    }
     stream->next += floats;
   }
   ++stream->next_group;
   dev::CopyAsyncCommit();
 }
-DUNLIN_DEV FeedbackStream StartFeedback(const float* feedback, float* stages, int head_dim, int threads) {
+template <int kFours>
+DUNLIN_DEV FeedbackStream StartFeedback(const float* feedback, float* stages, int head_dim) {
   FeedbackStream stream{feedback, stages, head_dim, 0};
-  for (int i = 1; i < kFeedbackStages; ++i) FetchFeedback(&stream, threads);
+  for (int i = 1; i < kFeedbackStages; ++i) FetchFeedback<kFours>(&stream);
   return stream;
 }
 
@@ -78,8 +88,9 @@ DUNLIN_DEV float RoundToGrid(const CodeGrid& grid, float y) {
 }
 
 // y: in the order of rounding, lane l has values l, l + 32, …; each becomes the value whose nearest code is the result.
-template <int kValues>
-DUNLIN_DEV void Compensate(KvFormat format, FeedbackStream stream, int threads, float (&y)[kValues]) {
+template <int kFours>
+DUNLIN_DEV void Compensate(KvFormat format, FeedbackStream stream, float (&y)[4 * kFours]) {
+  constexpr int kValues = 4 * kFours;
   const CodeGrid grid = GridOf(format);
   const int dim = stream.head_dim;
   DUNLIN_UNROLL
@@ -88,7 +99,7 @@ DUNLIN_DEV void Compensate(KvFormat format, FeedbackStream stream, int threads, 
     for (int first = 32 * m; first < 32 * (m + 1) && first < dim; first += kFeedbackGroup) {
       dev::CopyAsyncWait<kFeedbackStages - 2>();
       dev::SyncThreads();  // the group has landed for all, and all are done with the one before it
-      FetchFeedback(&stream, threads);
+      FetchFeedback<kFours>(&stream);
       const float* rows = FeedbackStage(stream, first / kFeedbackGroup);
       const int width = dim - first;
       float value[kFeedbackGroup], error[kFeedbackGroup];
@@ -98,7 +109,14 @@ DUNLIN_DEV void Compensate(KvFormat format, FeedbackStream stream, int threads, 
       for (int i = 0; i < kFeedbackGroup; ++i) {
         error[i] = value[i] - RoundToGrid(grid, value[i]);
         DUNLIN_UNROLL
-        for (int j = i + 1; j < kFeedbackGroup; ++j) value[j] = dev::Fma(error[i], rows[i * width + j], value[j]);
+        for (int half = (i + 1) / 4; half < 2; ++half) {
+          const FourFloats weights = LoadFour(rows + i * width + 4 * half);
+          DUNLIN_UNROLL
+          for (int c = 0; c < 4; ++c) {
+            const int j = 4 * half + c;
+            if (j > i) value[j] = dev::Fma(error[i], weights.at[c], value[j]);
+          }
+        }
       }
       DUNLIN_UNROLL
       for (int n = m; n < kValues; ++n) {
@@ -110,43 +128,6 @@ DUNLIN_DEV void Compensate(KvFormat format, FeedbackStream stream, int threads, 
       }
     }
   }
-}
-
-// All warps of the block together. shared: of this warp, room for the head.
-template <int kFours>
-DUNLIN_DEV HeadCodes<kFours> CompensatedCodes(KvFormat format, const uint16_t* order, const FeedbackStream& stream,
-                                              const HeadVector<kFours>& head, int threads, float* shared) {
-  constexpr int kValues = 4 * kFours;
-  const int dim = stream.head_dim;
-  StoreHead(head, dim, shared);
-  dev::SyncWarp();
-  float y[kValues];
-  DUNLIN_UNROLL
-  for (int m = 0; m < kValues; ++m) {
-    const int place = dev::Lane() + 32 * m;
-    y[m] = place < dim ? shared[order[place]] : 0.0f;
-  }
-  dev::SyncWarp();
-  Compensate(format, stream, threads, y);
-  auto* codes = reinterpret_cast<uint8_t*>(shared);
-  DUNLIN_UNROLL
-  for (int m = 0; m < kValues; ++m) {
-    const int place = dev::Lane() + 32 * m;
-    // + 0.0f: no code for -0, whose sign would hang on how the zero came about.
-    if (place < dim) codes[order[place]] = static_cast<uint8_t>(CodeOf(format, y[m] + 0.0f));
-  }
-  dev::SyncWarp();
-  HeadCodes<kFours> packed;
-  DUNLIN_UNROLL
-  for (int i = 0; i < kFours; ++i) {
-    packed.four[i] = 0;
-    if (FirstDim(i) >= dim) continue;
-    uint32_t bytes[4];
-    DUNLIN_UNROLL
-    for (int c = 0; c < 4; ++c) bytes[c] = codes[FirstDim(i) + c];
-    packed.four[i] = PackBytes(bytes);
-  }
-  return packed;
 }
 
 }  // namespace dunlin::kernels::cuda

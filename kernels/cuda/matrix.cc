@@ -1,9 +1,10 @@
 #include "kernels/cuda/matrix.h"
 
 #include <algorithm>
-#include <bit>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "base/check.h"
@@ -167,9 +168,39 @@ void PackHalfRow(const Source& src, const CudaMatrix& m, int row, uint8_t* tile,
     if (largest > 0.0f) exponent = std::clamp(std::ilogb(largest) - 14, -126, 126);
   }
   *factor = std::ldexp(1.0f, exponent);
-  for (int c = 0; c < m.cols; ++c) {
-    PutHalf(tile + PlaceOfCode(m, row, c).byte, FloatToHalf(std::ldexp(values[static_cast<size_t>(c)], -exponent)));
+  const float unit = std::ldexp(1.0f, -exponent);
+  for (int c = 0; c < m.cols; c += 2) {  // two columns lie side by side
+    uint8_t* at = tile + PlaceOfCode(m, row, c).byte;
+    PutHalf(at, FloatToHalf(values[static_cast<size_t>(c)] * unit));
+    if (c + 1 < m.cols) PutHalf(at + 2, FloatToHalf(values[static_cast<size_t>(c) + 1] * unit));
   }
+}
+
+// The rows of one tile. factors: of the rows, where the kind has them.
+void PackTile(const Source& src, const CudaMatrix& m, int index, uint8_t* tile, float* factors) {
+  for (int row = index * kTileRows; row < std::min(m.rows, (index + 1) * kTileRows); ++row) {
+    if (m.kind == CudaKind::kF16) {
+      PackHalfRow(src, m, row, tile, &factors[row]);
+    } else if (m.kind == CudaKind::kE4M3) {
+      PackE4M3Row(src, m, row, tile);
+    } else {
+      PackCodesRow(src, m, row, tile);
+    }
+  }
+}
+
+// work(0) … work(count - 1) on as many threads as the machine has and the count is worth.
+template <typename Work>
+void ForAll(int count, Work work) {
+  constexpr int kPerThread = 8;
+  const int machine = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  std::atomic<int> next = 0;
+  const auto run = [&] {
+    for (int i = next++; i < count; i = next++) work(i);
+  };
+  std::vector<std::jthread> others;
+  for (int i = 1; i < std::min(machine, count / kPerThread); ++i) others.emplace_back(run);
+  run();
 }
 
 CudaMatrix Shape(const Source& src, int rows, int cols) {
@@ -179,10 +210,11 @@ CudaMatrix Shape(const Source& src, int rows, int cols) {
   m.kind = src.rule.kind;
   m.second = src.rule.second;
   m.factor_cols = src.rule.factor_cols;
-  m.code_offset = static_cast<int16_t>(src.rule.code_offset);
+  m.code_offset = static_cast<int8_t>(src.rule.code_offset);
   if (m.second == CudaSecond::kOffset && OneZero(src, m)) {
-    m.second = CudaSecond::kNone;
-    m.code_offset = static_cast<int16_t>(UnpackGroup(src.type, src.bytes, 0).offset);
+    const int offset = static_cast<int>(UnpackGroup(src.type, src.bytes, 0).offset);
+    m.code_offset = static_cast<int8_t>(offset);
+    if (m.code_offset == offset) m.second = CudaSecond::kNone;  // INT8's may be 128
   }
   if (m.kind != CudaKind::kF16 && m.factor_cols == 0) {
     m.group_cols = WidestGroup(src, m, m.second == CudaSecond::kMin ? 4 : GroupBits(src.type) != 0 ? 3 : 2);
@@ -212,16 +244,9 @@ bool PackMatrix(DType type, int rows, int cols, std::span<const uint8_t> src, We
   for (int first = 0; first < m.row_tiles(); first += chunk_tiles) {
     const int tiles = std::min(chunk_tiles, m.row_tiles() - first);
     chunk.assign(static_cast<size_t>(tiles) * tile_bytes, 0);
-    for (int row = first * kTileRows; row < std::min(rows, (first + tiles) * kTileRows); ++row) {
-      uint8_t* tile = chunk.data() + static_cast<size_t>(row / kTileRows - first) * tile_bytes;
-      if (m.kind == CudaKind::kF16) {
-        PackHalfRow(source, m, row, tile, &factors[static_cast<size_t>(row)]);
-      } else if (m.kind == CudaKind::kE4M3) {
-        PackE4M3Row(source, m, row, tile);
-      } else {
-        PackCodesRow(source, m, row, tile);
-      }
-    }
+    ForAll(tiles, [&](int i) {
+      PackTile(source, m, first + i, chunk.data() + static_cast<size_t>(i) * tile_bytes, factors.data());
+    });
     arena->device()->CopyToDevice(data + static_cast<size_t>(first) * tile_bytes, chunk.data(), chunk.size());
     arena->device()->Synchronize();  // the chunk is used again
   }

@@ -47,7 +47,7 @@ struct CudaMatrix {
   int cols = 0;
   CudaKind kind = CudaKind::kF16;
   CudaSecond second = CudaSecond::kNone;
-  int16_t code_offset = 0;        // of every code, where second is kNone
+  int8_t code_offset = 0;         // of every code, where second is kNone
   int group_cols = 128;           // of a scale
   int factor_cols = 0;            // of a factor: 16, 32; 0: there are none
   const uint8_t* data = nullptr;  // device memory

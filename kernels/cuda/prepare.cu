@@ -44,8 +44,8 @@ DUNLIN_DEV void ForEachFour(const Row& row, Body&& body) {
     if (FirstColumn(i) < row.stride) body(FirstColumn(i), Normed(row, row.held[i], row.weights[i], FirstColumn(i)));
   }
   for (int col = FirstColumn(kHeld); col < row.stride; col += 4 * kThreads) {
-    const FourFloats weight = row.norm != nullptr ? LoadFour(row.norm, col, row.cols) : NoFloats();
-    body(col, Normed(row, LoadFour(row.x, col, row.cols), weight, col));
+    const FourFloats weight = row.norm != nullptr ? LoadFourOf(row.norm, col, row.cols) : NoFloats();
+    body(col, Normed(row, LoadFourOf(row.x, col, row.cols), weight, col));
   }
 }
 
@@ -77,8 +77,8 @@ DUNLIN_DEV Row LoadRow(const RowsToPrepare& from, const PreparedRows& to, float*
   row.inverse = 1.0f;
   DUNLIN_UNROLL
   for (int i = 0; i < kHeld; ++i) {
-    row.held[i] = LoadFour(row.x, FirstColumn(i), row.cols);
-    row.weights[i] = row.norm != nullptr ? LoadFour(row.norm, FirstColumn(i), row.cols) : NoFloats();
+    row.held[i] = LoadFourOf(row.x, FirstColumn(i), row.cols);
+    row.weights[i] = row.norm != nullptr ? LoadFourOf(row.norm, FirstColumn(i), row.cols) : NoFloats();
   }
   if (row.norm == nullptr) return row;
   float sum = 0.0f;
@@ -88,7 +88,7 @@ DUNLIN_DEV Row LoadRow(const RowsToPrepare& from, const PreparedRows& to, float*
   };
   DUNLIN_UNROLL
   for (int i = 0; i < kHeld; ++i) add(row.held[i]);
-  for (int col = FirstColumn(kHeld); col < row.stride; col += 4 * kThreads) add(LoadFour(row.x, col, row.cols));
+  for (int col = FirstColumn(kHeld); col < row.stride; col += 4 * kThreads) add(LoadFourOf(row.x, col, row.cols));
   const float all = SumOfWarps(dev::WarpSum(sum), slots);
   row.inverse = dev::Rsqrt(all / static_cast<float>(row.cols) + from.eps);
   return row;
@@ -143,12 +143,11 @@ DUNLIN_KERNEL(kThreads, 2) void PrepareCodes(RowsToPrepare from, PreparedRows to
   ForEachFour(row, [&](int col, const FourFloats& x) { StoreBlock(x, col, to.cols, codes, scales); });
 }
 
-// The smallest e >= 0 with amax * 2^-e <= 2^14; of an infinity that of the largest finite value.
+// The smallest e >= 0 with amax * 2^-e <= 2^14; that of an infinity is the largest float's.
 DUNLIN_DEV int RowExponent(float amax) {
   if (amax <= 0x1p14f) return 0;
   const uint32_t bits = dev::FloatBits(amax);
-  const int e = static_cast<int>(bits >> 23) - 127 - 14 + ((bits & 0x7FFFFFu) != 0 ? 1 : 0);
-  return e < 114 ? e : 114;
+  return static_cast<int>(bits >> 23) - 127 - 14 + ((bits & 0x7FFFFFu) != 0 ? 1 : 0);
 }
 
 struct alignas(8) FourHalves {

@@ -1,7 +1,7 @@
 // Rows on their way into a weight product: embedding, norm, rounding. Prepare: one block per row.
-// Thread-safety, errors: as runtime.h.  Pointers: device memory.  Rows from counts->num_rows (nullptr: from num_rows)
-// on are left alone.  A row's result depends on that row alone, bit for bit. Cost: reads and writes each row once;
-// latency-bound below about 64 rows.  Source: ours.
+// Thread-safety, errors: as runtime.h.  Pointers: device memory; x and norm 16-byte aligned.  Rows from
+// counts->num_rows (nullptr: from num_rows) on are left alone.  A row's result depends on that row alone, bit for bit.
+// Cost: reads and writes each row once; latency-bound below about 64 rows.  Source: ours.
 #ifndef DUNLIN_KERNELS_CUDA_PREPARE_H_
 #define DUNLIN_KERNELS_CUDA_PREPARE_H_
 

@@ -13,177 +13,63 @@
 #include <cstdint>
 
 #include "kernels/cuda/activations.h"
-#include "kernels/cuda/dev.h"
-#include "kernels/cuda/matrix.h"
+#include "kernels/cuda/product_tokens.h"
+#include "kernels/cuda/tile_stream.h"
 
 namespace dunlin::kernels::cuda {
 
-// A tile of activations from one unit's first column on: of token i the codes (or halves) at values + i * pitch, the
-// scales at scales + i * scale_pitch. Tokens from `count` on are zeros that nobody reads; staged tiles have them.
-struct TokenTile {
-  const uint8_t* values;
-  const uint8_t* scales;
-  int64_t pitch;
-  int64_t scale_pitch;
-  int count;
-};
+// Sums of products begin at this, whose bits are 1.5 * 2^23 as a float: plus a whole number below 2^22 they are that
+// much more, so taking it off again makes the float, at a fraction of a conversion's cost.
+inline constexpr int32_t kFloatOfInt = 0x4B400000;
+DUNLIN_DEV float ToFloat(int32_t sum) { return dev::BitsToFloat(static_cast<uint32_t>(sum)) - 12582912.0f; }
 
-struct alignas(8) Pair {
-  uint32_t x, y;
-};
-
-template <bool kStaged>
-DUNLIN_DEV Pair LoadPair(const uint8_t* at, bool valid) {
-  if constexpr (kStaged) {
-    const dev::U2 v = dev::LoadShared8(at);
-    return {v.x, v.y};
-  } else {
-    return valid ? *reinterpret_cast<const Pair*>(at) : Pair{0, 0};
-  }
-}
-
-// ---- Scales: a lane reads those of block t, rows g and g + 8, and the quad hands them around. ----
-
-struct RawScales {
-  uint32_t scale, second;  // halves of rows g and g + 8
-  Pair factors;
-};
-
-DUNLIN_DEV RawScales LoadScales(const CudaMatrix& m, const uint8_t* unit) {
-  const int g = dev::Lane() / 4, t = dev::Lane() % 4;
-  RawScales raw = {0, 0, {0, 0}};
-  const uint8_t* at = unit + (t * 32 / m.group_cols * 8 + g) * m.scale_bytes();
-  if (m.second == CudaSecond::kNone) {
-    raw.scale = *reinterpret_cast<const uint32_t*>(at);
-  } else {
-    const Pair both = *reinterpret_cast<const Pair*>(at);
-    raw.scale = both.x;
-    raw.second = both.y;
-  }
-  const int factor_bytes = m.factor_bytes();
-  if (factor_bytes == 0) return raw;
-  const uint8_t* factors = unit + 8 * (kUnitColumns / m.group_cols * m.scale_bytes()) + (t * 8 + g) * factor_bytes;
-  if (factor_bytes == 2) raw.factors.x = *reinterpret_cast<const uint16_t*>(factors);
-  if (factor_bytes == 4) raw.factors.x = *reinterpret_cast<const uint32_t*>(factors);
-  if (factor_bytes == 8) raw.factors = *reinterpret_cast<const Pair*>(factors);
-  return raw;
-}
-
-// kHalves: 2 with factors of 16 columns, else 1. Indices: row g or g + 8, half of the block.
-template <int kHalves>
-struct Scales {
-  float scale[2][kHalves];
-  float min[2][kHalves];
-};
-
-template <int kHalves>
-DUNLIN_DEV Scales<kHalves> DecodeScales(const CudaMatrix& m, const RawScales& raw) {
-  Scales<kHalves> s;
+// y += d_in * (d * acc + min * sum), for the four sums of a lane. a: the codes of half h of the block, or of all.
+// in[i]: BlockScale of the lane's two tokens.
+template <typename F>
+DUNLIN_DEV void MultiplyScaled(const uint32_t (&a)[4], const uint32_t (&b)[2], const Scales<F>& s, int h,
+                               const dev::U2 (&in)[2], float (&y)[4]) {
+  const uint32_t which = F::kHalves == 1 ? 0x0101u : h == 0 ? 0x0001u : 0x0100u;  // of a block's two sums
+  int32_t acc[4];
   DUNLIN_UNROLL
-  for (int r = 0; r < 2; ++r) {
-    const float scale = r == 0 ? dev::HalfLow(raw.scale) : dev::HalfHigh(raw.scale);
-    const float second = r == 0 ? dev::HalfLow(raw.second) : dev::HalfHigh(raw.second);
-    DUNLIN_UNROLL
-    for (int h = 0; h < kHalves; ++h) {
-      const int i = r * kHalves + h;
-      float d = scale, min = second;
-      if (m.factor_cols != 0) {
-        d *= static_cast<float>(static_cast<int8_t>(raw.factors.x >> (8 * i)));
-        const uint32_t factor = kHalves == 2 ? raw.factors.y >> (8 * i) : raw.factors.x >> (16 + 8 * i);
-        min *= static_cast<float>(factor & 255u);
-      }
-      // An offset times the scale is exact: eleven bits times nine.
-      if (m.second == CudaSecond::kOffset) min = d * second;
-      if (m.second == CudaSecond::kNone) min = d * static_cast<float>(m.code_offset);
-      s.scale[r][h] = d;
-      s.min[r][h] = min;
-    }
+  for (int i = 0; i < 2; ++i) {
+    acc[i] = acc[i + 2] = F::kMin ? kFloatOfInt : dev::Dp2a(in[i].y, which * s.code_offset, kFloatOfInt);
   }
-  return s;
-}
-
-// Block p's.
-template <int kHalves>
-DUNLIN_DEV Scales<kHalves> OfBlock(const Scales<kHalves>& mine, int p, bool has_min) {
-  const int lane = (dev::Lane() & 28) + p;
-  Scales<kHalves> s;
-  DUNLIN_UNROLL
-  for (int r = 0; r < 2; ++r) {
-    DUNLIN_UNROLL
-    for (int h = 0; h < kHalves; ++h) {
-      s.scale[r][h] = dev::Shuffle(mine.scale[r][h], lane);
-      s.min[r][h] = has_min ? dev::Shuffle(mine.min[r][h], lane) : 0.0f;
-    }
-  }
-  return s;
-}
-
-// ---- Products of one block of 32 columns ----
-
-// y += d_in * (d * acc + min * sum), for the four sums of a lane.
-template <int kHalves>
-DUNLIN_DEV void AddScaled(const int32_t (&acc)[4], const Scales<kHalves>& s, int h, bool has_min,
-                          const float (&d_in)[2], const float (&sum)[2], float (&y)[4]) {
+  dev::MmaS8(acc, a, b);
   DUNLIN_UNROLL
   for (int c = 0; c < 4; ++c) {
-    float x = s.scale[c / 2][h] * static_cast<float>(acc[c]);
-    if (has_min) x = dev::Fma(s.min[c / 2][h], sum[c % 2], x);
-    y[c] = dev::Fma(d_in[c % 2], x, y[c]);
+    float x = s.scale[c / 2][h] * ToFloat(acc[c]);
+    if constexpr (F::kMin) x = dev::Fma(s.min[c / 2][h], ToFloat(dev::Dp2a(in[c % 2].y, which, kFloatOfInt)), x);
+    y[c] = dev::Fma(dev::BitsToFloat(in[c % 2].x), x, y[c]);
   }
 }
 
-template <int kHalves, int kN, bool kStaged>
-DUNLIN_DEV void MultiplyCodes(const uint32_t (&a)[4], int p, const Scales<kHalves>& s, bool has_min,
-                              const TokenTile& in, float (&y)[kN][4]) {
-  const int g = dev::Lane() / 4, t = dev::Lane() % 4;
+template <typename F, int kN, typename Tokens>
+DUNLIN_DEV void MultiplyCodes(const uint32_t (&a)[4], int p, const Scales<F>& s, const Tokens& tokens,
+                              float (&y)[kN][4]) {
   DUNLIN_UNROLL
   for (int n = 0; n < kN; ++n) {
-    const Pair codes = LoadPair<kStaged>(in.values + (8 * n + g) * in.pitch + 32 * p + 8 * t, 8 * n + g < in.count);
+    const dev::U2 codes = tokens.Codes(n, p);
     const uint32_t b[2] = {codes.x, codes.y};
-    float d_in[2], sum[2][2];
-    DUNLIN_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int token = 8 * n + 2 * t + i;
-      const Pair scale = LoadPair<kStaged>(in.scales + token * in.scale_pitch + 8 * p, token < in.count);
-      d_in[i] = dev::BitsToFloat(scale.x);
-      const int low = static_cast<int16_t>(scale.y), high = static_cast<int32_t>(scale.y) >> 16;
-      sum[0][i] = static_cast<float>(kHalves == 2 ? low : low + high);
-      sum[1][i] = static_cast<float>(high);
-    }
-    int32_t acc[4] = {0, 0, 0, 0};
-    if constexpr (kHalves == 1) {
-      dev::MmaS8(acc, a, b);
-      AddScaled<kHalves>(acc, s, 0, has_min, d_in, sum[0], y[n]);
+    const dev::U2 in[2] = {tokens.Scale(n, 0, p), tokens.Scale(n, 1, p)};
+    if constexpr (F::kHalves == 1) {
+      MultiplyScaled<F>(a, b, s, 0, in, y[n]);
     } else {
       const uint32_t low[4] = {a[0], a[1], 0, 0}, high[4] = {0, 0, a[2], a[3]};
-      dev::MmaS8(acc, low, b);
-      AddScaled<kHalves>(acc, s, 0, has_min, d_in, sum[0], y[n]);
-      int32_t second[4] = {0, 0, 0, 0};
-      dev::MmaS8(second, high, b);
-      AddScaled<kHalves>(second, s, 1, has_min, d_in, sum[1], y[n]);
+      MultiplyScaled<F>(low, b, s, 0, in, y[n]);
+      MultiplyScaled<F>(high, b, s, 1, in, y[n]);
     }
-  }
-}
-
-template <bool kStaged>
-DUNLIN_DEV dev::U4 LoadHalves(const TokenTile& in, int token, int p) {
-  const uint8_t* at = in.values + token * in.pitch + 64 * p + 16 * (dev::Lane() % 4);
-  if constexpr (kStaged) {
-    return dev::LoadShared16(at);
-  } else {
-    return token < in.count ? dev::LoadGlobal16(at) : dev::U4{0, 0, 0, 0};
   }
 }
 
 // a[0], a[1]: the fragments of the block's two products.
-template <bool kScaled, int kN, bool kStaged>
-DUNLIN_DEV void MultiplyHalves(const uint32_t (&a)[2][4], int p, const float (&scale)[2], const TokenTile& in,
+template <typename F, int kN, typename Tokens>
+DUNLIN_DEV void MultiplyHalves(const uint32_t (&a)[2][4], int p, const float (&scale)[2], const Tokens& tokens,
                                float (&y)[kN][4]) {
   DUNLIN_UNROLL
   for (int n = 0; n < kN; ++n) {
-    const dev::U4 v = LoadHalves<kStaged>(in, 8 * n + dev::Lane() / 4, p);
+    const dev::U4 v = tokens.Halves(n, p);
     const uint32_t b[2][2] = {{v.x, v.y}, {v.z, v.w}};
-    if constexpr (kScaled) {
+    if constexpr (F::kKind == CudaKind::kE4M3) {
       float acc[4] = {0, 0, 0, 0};
       dev::MmaF16(acc, a[0], b[0]);
       dev::MmaF16(acc, a[1], b[1]);
@@ -196,54 +82,32 @@ DUNLIN_DEV void MultiplyHalves(const uint32_t (&a)[2][4], int p, const float (&s
   }
 }
 
-// ---- A unit ----
-
-template <CudaKind kKind>
-inline constexpr int kUnitLoads = kKind == CudaKind::kW2    ? 1
-                                  : kKind == CudaKind::kW4  ? 2
-                                  : kKind == CudaKind::kF16 ? 8
-                                                            : 4;
-
-// A unit's bytes on their way: kUnitLoads loads and the scales.
-template <CudaKind kKind>
-struct UnitLoads {
-  dev::U4 codes[kUnitLoads<kKind>];
-  RawScales scales;
-};
-
-template <CudaKind kKind>
-DUNLIN_DEV void LoadUnit(const CudaMatrix& m, const uint8_t* tile, int unit, UnitLoads<kKind>* loads) {
-  const uint8_t* at = tile + int64_t{unit} * (kUnitLoads<kKind> * kLoadBytes) + dev::Lane() * 16;
+// The codes of block p, the stream's next, as signed bytes. rest: what the blocks of one load leave each other.
+template <typename F, typename Stream>
+DUNLIN_DEV void TakeCodes(Stream* stream, int p, dev::U4* rest, uint32_t (&a)[4]) {
+  if (p % (4 / F::kUnitLoads) == 0) *rest = stream->NextLoad();
+  dev::U4& v = *rest;
+  a[0] = v.x, a[1] = v.y, a[2] = v.z, a[3] = v.w;
+  if constexpr (F::kKind == CudaKind::kW8) return;
+  constexpr int kBits = F::kKind == CudaKind::kW4 ? 4 : 2;
   DUNLIN_UNROLL
-  for (int i = 0; i < kUnitLoads<kKind>; ++i) loads->codes[i] = dev::LoadStream16(at + i * kLoadBytes);
-  if constexpr (kKind != CudaKind::kF16) {
-    loads->scales = LoadScales(m, tile + m.scales_at() + int64_t{unit} * m.unit_scale_bytes());
-  }
+  for (int j = 0; j < 4; ++j) a[j] &= kBits == 4 ? 0x0F0F0F0Fu : 0x03030303u;
+  v.x >>= kBits, v.y >>= kBits, v.z >>= kBits, v.w >>= kBits;
 }
 
-// Codes of block p as signed bytes.
-template <CudaKind kKind>
-DUNLIN_DEV void ExpandCodes(const UnitLoads<kKind>& loads, int p, uint32_t (&a)[4]) {
-  constexpr int kBlocks = 4 / kUnitLoads<kKind>;  // of a load
-  const dev::U4 v = loads.codes[p / kBlocks];
-  const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-  DUNLIN_UNROLL
-  for (int j = 0; j < 4; ++j) {
-    if constexpr (kKind == CudaKind::kW8) a[j] = words[j];
-    if constexpr (kKind == CudaKind::kW4) a[j] = words[j] >> (4 * (p % 2)) & 0x0F0F0F0Fu;
-    if constexpr (kKind == CudaKind::kW2) a[j] = words[j] >> (2 * p) & 0x03030303u;
-  }
-}
-
-template <CudaKind kKind>
-DUNLIN_DEV void ExpandHalves(const UnitLoads<kKind>& loads, int p, uint32_t (&a)[2][4]) {
-  DUNLIN_UNROLL
-  for (int i = 0; i < 2; ++i) {
-    if constexpr (kKind == CudaKind::kF16) {
-      const dev::U4 v = loads.codes[2 * p + i];
+// The two fragments of the stream's next block.
+template <typename F, typename Stream>
+DUNLIN_DEV void TakeHalves(Stream* stream, uint32_t (&a)[2][4]) {
+  if constexpr (F::kKind == CudaKind::kF16) {
+    DUNLIN_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const dev::U4 v = stream->NextLoad();
       a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
-    } else {
-      const dev::U4 v = loads.codes[p];
+    }
+  } else {
+    const dev::U4 v = stream->NextLoad();
+    DUNLIN_UNROLL
+    for (int i = 0; i < 2; ++i) {
       uint32_t low[2], high[2];
       dev::E4M3ToHalf(i == 0 ? v.x : v.z, low);
       dev::E4M3ToHalf(i == 0 ? v.y : v.w, high);
@@ -252,28 +116,30 @@ DUNLIN_DEV void ExpandHalves(const UnitLoads<kKind>& loads, int p, uint32_t (&a)
   }
 }
 
-template <CudaKind kKind, int kHalves, int kN, bool kStaged>
-DUNLIN_DEV void MultiplyUnit(const CudaMatrix& m, const UnitLoads<kKind>& loads, const TokenTile& in,
-                             float (&y)[kN][4]) {
-  Scales<kHalves> mine = {};
-  if constexpr (kKind != CudaKind::kF16) mine = DecodeScales<kHalves>(m, loads.scales);
-  const bool has_min = m.second != CudaSecond::kNone || m.code_offset != 0;
-  DUNLIN_UNROLL
-  for (int p = 0; p < kUnitColumns / kBlockColumns; ++p) {
-    if constexpr (kKind == CudaKind::kF16 || kKind == CudaKind::kE4M3) {
-      uint32_t a[2][4];
-      ExpandHalves<kKind>(loads, p, a);
-      float scale[2] = {1.0f, 1.0f};
-      if constexpr (kKind == CudaKind::kE4M3) {
-        const Scales<kHalves> s = OfBlock(mine, p, false);
-        scale[0] = s.scale[0][0] * dev::kE4M3Unit, scale[1] = s.scale[1][0] * dev::kE4M3Unit;
-      }
-      MultiplyHalves<kKind == CudaKind::kE4M3, kN, kStaged>(a, p, scale, in, y);
-    } else {
+template <typename F, int kN, typename Stream, typename Tokens>
+DUNLIN_DEV void MultiplyUnit(Stream* stream, const Tokens& tokens, float (&y)[kN][4]) {
+  constexpr int kBlocks = kUnitColumns / kBlockColumns;
+  const Scales<F> mine = stream->NextScales();
+  dev::U4 rest = {};
+  const auto multiply = [&](int p) {
+    const Scales<F> s = OfBlock<F>(mine, p);
+    if constexpr (F::kCodes) {
       uint32_t a[4];
-      ExpandCodes<kKind>(loads, p, a);
-      MultiplyCodes<kHalves, kN, kStaged>(a, p, OfBlock(mine, p, has_min), has_min, in, y);
+      TakeCodes<F>(stream, p, &rest, a);
+      MultiplyCodes<F, kN>(a, p, s, tokens, y);
+    } else {
+      uint32_t a[2][4];
+      TakeHalves<F>(stream, a);
+      const float scale[2] = {s.scale[0][0] * dev::kE4M3Unit, s.scale[1][0] * dev::kE4M3Unit};
+      MultiplyHalves<F, kN>(a, p, scale, tokens, y);
     }
+  };
+  if constexpr (kN * F::kHalves >= 4) {  // a block has products enough to keep a warp busy
+    DUNLIN_ROLL
+    for (int p = 0; p < kBlocks; ++p) multiply(p);
+  } else {
+    DUNLIN_UNROLL
+    for (int p = 0; p < kBlocks; ++p) multiply(p);
   }
 }
 

@@ -2,8 +2,9 @@
 // rows: weights are the tensor core's M side, tokens its N side in tiles of 8 ("swap AB").
 // Thread-safety, errors: as runtime.h.  Pointers: device memory.  A row's result depends on that row and the matrix's
 // shape alone: K is split by the shape, sums are added in a fixed order; repeated runs are bit-equal.
-// Cost: packed_bytes() once per tile of up to 64 (decode) or 128 rows.  Source: ours; the packing idea is Marlin's
-// (arXiv 2408.11743), int8 groups on the tensor core as llama.cpp's MMQ and QServe (arXiv 2405.04532).
+// Cost: packed_bytes() once per tile of up to 32 rows (decode; 8 and 16 have kernels of their own) or of 64.
+// Source: ours; the packing idea is Marlin's (arXiv 2408.11743), int8 groups on the tensor core as llama.cpp's MMQ and
+// QServe (arXiv 2405.04532).
 #ifndef DUNLIN_KERNELS_CUDA_PRODUCTS_H_
 #define DUNLIN_KERNELS_CUDA_PRODUCTS_H_
 
@@ -28,7 +29,8 @@ struct ProductOut {
 void Multiply(Device* device, const CudaMatrix& matrix, const PreparedRows& in, const int32_t* num_rows,
               const ProductOut& out);
 
-// Up to three matrices over the same rows in one launch (q, k, v). All of one kind class (takes_codes alike).
+// Up to three matrices over the same rows (q, k, v), in one launch where the same kernel multiplies all, else in one
+// for each. All of one kind class (takes_codes alike).
 struct ProductPart {
   const CudaMatrix* matrix = nullptr;
   ProductOut out;
@@ -36,7 +38,8 @@ struct ProductPart {
 void MultiplyParts(Device* device, const ProductPart* parts, int num_parts, const PreparedRows& in,
                    const int32_t* num_rows);
 
-// out[r] = act(Wgate h) * (Wup h); both matrices have the same shape and kind. out: f32 [in.rows, gate.rows].
+// out[r] = act(Wgate h) * (Wup h); both matrices have the same shape and come from the same type. out: f32 [in.rows,
+// gate.rows].
 void MultiplyGated(Device* device, const CudaMatrix& gate, const CudaMatrix& up, FfnActivation activation,
                    const PreparedRows& in, const int32_t* num_rows, float* out);
 

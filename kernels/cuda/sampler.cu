@@ -7,9 +7,8 @@
 #include "kernels/cuda/sampler_search.h"
 
 namespace dunlin::kernels::cuda {
+namespace sampler {
 namespace {
-
-using namespace sampler;  // NOLINT: this file is the kernel of those parts
 
 // The ends of a row; of a row of -infinity only, both keys are kKeyOfNone.
 struct Extent {
@@ -26,8 +25,7 @@ DUNLIN_DEV Extent FindExtent(Shared* shared, const float* row, int vocab) {
     const uint64_t as_least = key > kKeyOfNone ? static_cast<uint32_t>(~key) : 0;
     least = as_least > least ? as_least : least;
   });
-  best = BlockMax(shared, best);
-  least = BlockMax(shared, least);
+  BlockMax(shared, &best, &least);
   const auto max_key = static_cast<uint32_t>(best >> 32);
   return {max_key, static_cast<int32_t>(~static_cast<uint32_t>(best)),
           max_key > kKeyOfNone ? ~static_cast<uint32_t>(least) : kKeyOfNone};
@@ -98,24 +96,14 @@ DUNLIN_DEV uint32_t MeanSurprise(Shared* shared, const View& v, uint64_t mass) {
   return static_cast<uint32_t>(mean * static_cast<double>(kSurpriseUnits) + 0.5);
 }
 
-// Keeps the tokens closest to the mean surprise up to a part typical_p of the mass. Returns their mass.
-DUNLIN_DEV uint64_t KeepTypical(Shared* shared, float typical_p, uint64_t mass, View* v) {
-  uint32_t count;
-  v->mean = MeanSurprise(shared, *v, mass);
-  v->by_distance = true;
-  mass = Build(shared, *v, &count);
-  const Found last = Search(shared, *v, true, PartOf(typical_p, mass) - 1);
-  v->by_distance = false;
-  v->typical = true;
-  v->distance = DistanceOf(*v, last.key);
-  v->tie = {last.key, last.id};
-  return Build(shared, *v, &count);
+// What is cumulated before the last token that is kept of a part of the mass: the first always is.
+DUNLIN_DEV uint64_t TargetOf(float fraction, uint64_t mass) {
+  const uint64_t part = PartOf(fraction, mass);
+  return part > 0 ? part - 1 : 0;
 }
 
-// The mass of the tokens whose own is at least a part min_p of the most likely one's.
-DUNLIN_DEV uint64_t MassAbove(Shared* shared, float min_p, const View& v) {
-  const Found first = Search(shared, v, true, 0);
-  const uint64_t least = PartOf(min_p, MassOf(v.scale, first.key));
+// The mass of the tokens whose own is at least `least`.
+DUNLIN_DEV uint64_t MassAbove(Shared* shared, const View& v, uint64_t least) {
   uint64_t sum = 0;
   ForEach(v.row, v.vocab, [&](uint32_t key, int32_t id) {
     if (!IsMember(v, key, id)) return;
@@ -125,40 +113,64 @@ DUNLIN_DEV uint64_t MassAbove(Shared* shared, float min_p, const View& v) {
   return BlockSum(shared, sum);
 }
 
-// The rules in the order of sampling.h. What top-k, top-p and min-p keep is a beginning of the order, so one histogram
-// serves their searches and the draw's.
+// The rules in the order of sampling.h, as steps of one loop: each is code of thousands of instructions, there once.
+// What top-k, top-p and min-p keep is a beginning of the order, so one histogram serves their searches and the draw's;
+// typical-p has an order of its own, and its histogram is then of no more use.
 DUNLIN_DEV int32_t Draw(Shared* shared, const float* row, int vocab, const Extent& extent,
                         const DeviceSampleParams& p) {
+  enum Step { kTopK, kOrderByDistance, kTypical, kTopP, kMinP, kDraw };
+  const bool typical = p.typical_p > 0.0f && p.typical_p < 1.0f;
   View v = ViewOf(row, vocab, extent, p.temperature, kKeyOfNone + 1);
-  uint32_t count;
-  uint64_t mass = Build(shared, v, &count);
-  if (p.top_k > 0 && static_cast<uint32_t>(p.top_k) < count) {
-    const Found last = Search(shared, v, false, static_cast<uint64_t>(p.top_k) - 1);
-    v.cut = {last.key, last.id};
-    mass = last.mass_through;
+  uint64_t mass = 0;
+  bool stale = true;  // the histogram
+  for (int step = kTopK;; ++step) {
+    if (step == kOrderByDistance && typical) {
+      v.mean = MeanSurprise(shared, v, mass);
+      v.by_distance = stale = true;
+    }
+    if (stale) mass = Build(shared, v);
+    stale = false;
+    uint64_t target = 0;  // of kMinP: the most likely token
+    if (step == kTopK) target = static_cast<uint64_t>(p.top_k) - 1;
+    if (step == kTypical) target = TargetOf(p.typical_p, mass);
+    if (step == kTopP) target = TargetOf(p.top_p, mass);
+    if (step == kDraw) target = DrawFrom(mass, p.seed, p.position);
+    const bool on = (step == kTopK && p.top_k > 0 && target + 1 < shared->first.count[kBins - 1]) ||
+                    (step == kTypical && typical) || (step == kTopP && p.top_p < 1.0f) ||
+                    (step == kMinP && p.min_p > 0.0f) || step == kDraw;
+    if (!on) continue;
+    const Found found = Search(shared, v, step != kTopK, target);
+    if (step == kDraw) return found.id;
+    if (step == kTypical) {
+      v.distance = DistanceOf(v, found.key);
+      v.tie = {found.key, found.id};
+      v.by_distance = false;
+      v.typical = stale = true;
+    } else if (step == kMinP) {
+      mass = MassAbove(shared, v, PartOf(p.min_p, MassOf(v.scale, found.key)));
+    } else {
+      v.cut = {found.key, found.id};
+      mass = found.mass_through;
+    }
   }
-  if (p.typical_p > 0.0f && p.typical_p < 1.0f) mass = KeepTypical(shared, p.typical_p, mass, &v);
-  if (p.top_p < 1.0f) {
-    const uint64_t part = PartOf(p.top_p, mass);
-    const Found last = Search(shared, v, true, part > 0 ? part - 1 : 0);
-    v.cut = {last.key, last.id};
-    mass = last.mass_through;
-  }
-  if (p.min_p > 0.0f) mass = MassAbove(shared, p.min_p, v);
-  return Search(shared, v, true, DrawFrom(mass, p.seed, p.position)).id;
 }
 
 DUNLIN_DEV int32_t Choose(Shared* shared, const float* raw, int vocab, const DeviceSampleParams& p,
                           const DeviceSampleLists& lists, float* scratch) {
-  const float* row = raw;
-  if (IsAdjusted(p)) {
-    Adjust(raw, vocab, p, lists, scratch);
-    row = scratch;
+  const bool adjusted = IsAdjusted(p);
+  if (adjusted) Adjust(raw, vocab, p, lists, scratch);
+  const float* row = adjusted ? scratch : raw;
+  bool greedy = p.temperature == 0.0f;
+  for (;;) {
+    const Extent extent = FindExtent(shared, row, vocab);
+    if (extent.max_key == kKeyOfNone && row != raw) {  // everything is banned: the most likely raw token
+      row = raw;
+      greedy = true;
+      continue;
+    }
+    if (greedy || extent.max_key == kKeyOfNone || extent.max_key == kKeyOfInfinity) return extent.best;
+    return Draw(shared, row, vocab, extent, p);
   }
-  const Extent extent = FindExtent(shared, row, vocab);
-  if (extent.max_key == kKeyOfNone) return FindExtent(shared, raw, vocab).best;
-  if (p.temperature == 0.0f || extent.max_key == kKeyOfInfinity) return extent.best;
-  return Draw(shared, row, vocab, extent, p);
 }
 
 // The token's logprob and rank and the most likely tokens, of the raw logits.
@@ -166,8 +178,7 @@ DUNLIN_DEV void Describe(Shared* shared, const float* raw, int vocab, int32_t to
                          DeviceSampleResult* result) {
   const Extent extent = FindExtent(shared, raw, vocab);
   const View v = ViewOf(raw, vocab, extent, 1.0f, kKeyOfNone);
-  uint32_t count;
-  const double log_sum = LogOf(Build(shared, v, &count));
+  const double log_sum = LogOf(Build(shared, v));
   const auto logprob = [&](uint32_t key) {
     const double above =
         key == extent.max_key ? 0.0 : static_cast<double>(ValueOf(key)) - static_cast<double>(v.scale.max);
@@ -230,13 +241,14 @@ void SampleRow(const float* logits, int vocab, const int32_t* num_rows, const De
 }
 
 }  // namespace
+}  // namespace sampler
 
 void SampleRows(Device* device, const float* logits, int vocab, int max_rows, const int32_t* num_rows,
                 const DeviceSampleParams* params, const DeviceSampleLists& lists, float* scratch,
                 DeviceSampleResult* results) {
-  CHECK(vocab >= 1 && vocab < kMaxVocab) << "vocabulary of " << vocab;
-  const LaunchConfig config{.grid_x = max_rows, .threads = kThreads, .shared_bytes = sizeof(Shared)};
-  DUNLIN_LAUNCH(device, config, SampleRow, logits, vocab, num_rows, params, lists, scratch, results);
+  CHECK(vocab >= 1 && vocab < sampler::kMaxVocab) << "vocabulary of " << vocab;
+  const LaunchConfig config{.grid_x = max_rows, .threads = sampler::kThreads, .shared_bytes = sizeof(sampler::Shared)};
+  DUNLIN_LAUNCH(device, config, sampler::SampleRow, logits, vocab, num_rows, params, lists, scratch, results);
 }
 
 }  // namespace dunlin::kernels::cuda

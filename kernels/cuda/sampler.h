@@ -1,10 +1,17 @@
 // The sample op on the device: one block per logits row, no sort of the vocabulary. The rules and their order are those
 // of kernels/sampling.h; the drawn token is SampleReference's for the same logits but where a threshold or the draw
-// falls within the rounding of the sums (tests count and bound these).
+// falls within the rounding of the masses (sampler_numbers.h) or of adjusted logits to f32, or where different logits
+// share a probability in double (the reference then goes by id, this by the logit). The tests' thousands have no case.
 //
-// Selection is by counting: masses and counts above a pivot of the ordered key, byte by byte from the top (a radix
-// search), in fixed-point integers, so that no order of the threads changes a bit.
-// Thread-safety, errors: as runtime.h.  Pointers: device memory.  Cost: about ten passes over the row in L2.
+// Selection is by counting: histograms of counts and masses over the tokens in the order of the draw, ten bits at a
+// time (sampler_select.h), in fixed-point integers, so that no order of the threads changes a bit.
+//
+// Thread-safety: as runtime.h.  Pointers: device memory.
+// Errors: as runtime.h; CHECK on vocab >= 2^19 and num_top > kMaxTop. Ids outside the vocabulary are the caller's to
+// refuse.
+// Cost: passes over the row in L2: one for the argmax, three for a draw; one more for each of adjustments, top-k and
+// top-p, two for min-p, four for typical-p; three for a logprob and one for a top list. More where more than 256 tokens
+// share what ten bits tell.
 // Source: ours; sorting-free selection as FlashInfer's sampling.
 #ifndef DUNLIN_KERNELS_CUDA_SAMPLER_H_
 #define DUNLIN_KERNELS_CUDA_SAMPLER_H_

@@ -101,9 +101,10 @@ DUNLIN_DEV uint64_t MultiplyHigh(uint64_t a, uint64_t b) {
   const uint64_t other = a0 * b1 + (middle & 0xFFFFFFFFu);
   return a1 * b1 + (middle >> 32) + (other >> 32);
 }
-// ceil(fraction * mass)
+// ceil(fraction * mass), the fraction limited to [0, 1].
 DUNLIN_DEV uint64_t PartOf(float fraction, uint64_t mass) {
-  if (!(fraction < 1.0f)) return mass;
+  if (!(fraction > 0.0f)) return 0;
+  if (fraction >= 1.0f) return mass;
   const auto units = static_cast<uint64_t>(fraction * 0x1p64f);
   return MultiplyHigh(units, mass) + (units * mass != 0 ? 1 : 0);
 }

@@ -99,7 +99,7 @@ DUNLIN_DEV Found Search(Shared* shared, const View& v, bool by_mass, uint64_t ta
       return {~static_cast<uint32_t>(prefix), id, mass_before + (index + 1) * each};
     }
     const int width = bits < kDigitBits ? bits : kDigitBits;
-    Count(v, prefix, bits, width, &shared->next);
+    Count(shared, v, prefix, bits, width, &shared->next);
     bin = FindBin(shared, shared->next, by_mass, target);
     bits -= width;
     prefix = prefix << width | bin.index;

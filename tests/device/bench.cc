@@ -91,6 +91,7 @@ bool RunAll(Device* device, const std::string& filter) {
     BenchAttention(&bench);
     BenchProducts(&bench);
     BenchSampler(&bench);
+    BenchStep(&bench);
   }
   if (!device->ok()) std::printf("the device failed: %s\n", device->error().c_str());
   return device->ok();

@@ -46,6 +46,7 @@ class Bench {
 void BenchAttention(Bench* bench);
 void BenchProducts(Bench* bench);
 void BenchSampler(Bench* bench);
+void BenchStep(Bench* bench);
 
 // All whose name contains `filter`. False: the device failed (said).
 bool RunAll(Device* device, const std::string& filter);

@@ -1,5 +1,4 @@
 // Weight products at the shapes of an 8B model's layer. A rotation's matrices are copies of one packed matrix.
-#include <random>
 #include <string>
 #include <vector>
 
@@ -7,6 +6,8 @@
 #include "kernels/cuda/products.h"
 #include "kernels/quant_format.h"
 #include "tests/device/bench.h"
+#include "tests/device/bench_cache.h"
+#include "tests/device/bench_weights.h"
 
 namespace dunlin::kernels::cuda::bench {
 namespace {
@@ -33,52 +34,20 @@ constexpr Case kCases[] = {
     {"GEMM f16, 4096 x 4096, 512 tokens", DType::kF16, 4096, 4096, 512, 0},
 };
 
-// Blocks of a file whose numbers are finite: the f16 fields of a block are bounded by clearing their top exponent bit.
-std::vector<uint8_t> RandomBlocks(size_t bytes) {
-  std::mt19937 random(5);
-  std::vector<uint8_t> out(bytes);
-  for (uint8_t& b : out) b = static_cast<uint8_t>(random() & 0xBF);
-  return out;
-}
-
-// `sets` matrices in memory of their own.
-std::vector<CudaMatrix> Matrices(const Case& c, int sets, WeightArena* arena) {
-  CudaMatrix first;
-  const size_t bytes = static_cast<size_t>(c.rows) * RowBytes(c.type, c.cols);
-  if (!PackMatrix(c.type, c.rows, c.cols, RandomBlocks(bytes), arena, &first)) return {};
-  std::vector<CudaMatrix> out = {first};
-  for (int i = 1; i < sets; ++i) {
-    CudaMatrix copy = first;
-    uint8_t* data = arena->Add(first.bytes);
-    if (data == nullptr) return {};
-    arena->device()->CopyOnDevice(data, first.data, first.bytes);
-    copy.data = data;
-    out.push_back(copy);
-  }
-  arena->device()->Synchronize();
-  return out;
-}
-
 void RunCase(Bench* bench, const Case& c) {
   const std::string name = std::string("product ") + c.name;
   if (!bench->Wants(name)) return;
   Device* device = bench->device();
   WeightArena arena(device);
   const int sets = c.target > 0 ? bench->Sets(static_cast<size_t>(c.rows) * RowBytes(c.type, c.cols)) : 4;
-  const std::vector<CudaMatrix> matrices = Matrices(c, sets, &arena);
+  const std::vector<CudaMatrix> matrices = RandomMatrices(c.type, c.rows, c.cols, sets, &arena);
   const auto tokens = static_cast<size_t>(c.tokens);
-  const DeviceBuffer<float> x(device, tokens * static_cast<size_t>(c.cols));
+  const DeviceBuffer<float> x = NormalFloats(device, tokens * static_cast<size_t>(c.cols));
   const DeviceBuffer<float> out(device, tokens * static_cast<size_t>(c.rows));
   const PreparedBuffer buffer(device, c.tokens, c.cols);
   if (matrices.empty() || x.data() == nullptr || out.data() == nullptr || !buffer.ok()) {
     return bench->PrintSkipped(name, "not enough memory on the device");
   }
-  std::vector<float> values(tokens * static_cast<size_t>(c.cols));
-  std::mt19937 random(9);
-  std::normal_distribution<float> normal;
-  for (float& v : values) v = normal(random);
-  device->CopyToDevice(x.data(), values.data(), values.size() * sizeof(float));
-  device->Synchronize();
   const PreparedRows in = matrices[0].takes_codes() ? buffer.Codes(c.tokens, c.cols) : buffer.Halves(c.tokens, c.cols);
   Prepare(device, {.x = x.data()}, in);
   const double seconds = bench->Seconds(sets, [&](int set) {

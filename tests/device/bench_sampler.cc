@@ -1,10 +1,10 @@
 // The sample op on a vocabulary of 128256 tokens.
-#include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/sampler.h"
 #include "tests/device/bench.h"
+#include "tests/device/bench_cache.h"
 
 namespace dunlin::kernels::cuda::bench {
 namespace {
@@ -31,16 +31,12 @@ void RunCase(Bench* bench, const Case& c) {
   if (!bench->Wants(name)) return;
   Device* device = bench->device();
   const auto rows = static_cast<size_t>(c.rows);
-  const DeviceBuffer<float> logits(device, rows * kVocab), scratch(device, rows * kVocab);
+  const DeviceBuffer<float> logits = NormalFloats(device, rows * kVocab, 3.0f), scratch(device, rows * kVocab);
   const DeviceBuffer<DeviceSampleParams> params(device, rows);
   const DeviceBuffer<DeviceSampleResult> results(device, rows);
   if (logits.data() == nullptr || scratch.data() == nullptr || params.data() == nullptr || results.data() == nullptr) {
     return bench->PrintSkipped(name, "not enough memory on the device");
   }
-  std::vector<float> values(rows * kVocab);
-  std::mt19937 random(13);
-  std::normal_distribution<float> normal(0.0f, 3.0f);
-  for (float& v : values) v = normal(random);
   std::vector<SampleParams> asked(rows);
   for (size_t r = 0; r < rows; ++r) {
     asked[r].temperature = c.temperature;
@@ -50,7 +46,6 @@ void RunCase(Bench* bench, const Case& c) {
   }
   std::vector<DeviceSampleParams> flat(rows);
   FlattenSampleParams(asked, flat.data(), nullptr, nullptr, nullptr);
-  device->CopyToDevice(logits.data(), values.data(), values.size() * sizeof(float));
   device->CopyToDevice(params.data(), flat.data(), flat.size() * sizeof(flat[0]));
   device->Synchronize();
   // The logits of a step are in the L2: their product has just written them. So no rotation here.

@@ -215,6 +215,26 @@ TEST_F(KvStoreTest, WhatWasPublishedBeforeTheStepFailedIsKept) {
   EXPECT_EQ(kv_->Stats().cached, 2);
 }
 
+TEST_F(KvStoreTest, WhatAnEndedStepWroteCanStillBeDistrustedAndWithItWhatFollows) {
+  Make(8);
+  const Tokens prompt = Range(0, 15);
+  const SequenceId a = Match(prompt).sequence;
+  Compute(a, 0, Range(0, 12));  // published, and its step has ended
+  ASSERT_EQ(kv_->Reserve(a, 12, 15), kGranted);
+  kv_->EndStep();
+  const SequenceId b = Match(prompt).sequence;
+  kv_->Distrust(a, 6, 15);  // pages 1, 2 and 3
+  EXPECT_EQ(kv_->CheckInvariants(), "");
+  kv_->Publish(a, First(prompt, 12));
+  EXPECT_EQ(Match(prompt).matched_tokens, 4) << "neither is it published again";
+  kv_->Release(a);
+  EXPECT_EQ(kv_->CheckInvariants(), "");
+  EXPECT_EQ(kv_->Stats().quarantine, 1) << "the others are held by who shares them";
+  kv_->Release(b);
+  EXPECT_EQ(kv_->CheckInvariants(), "");
+  EXPECT_EQ(kv_->Stats().quarantine, 3);
+}
+
 // ---- Events ----
 
 TEST_F(KvStoreTest, EventsReplayToWhatIsPresent) {

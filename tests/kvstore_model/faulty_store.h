@@ -68,6 +68,7 @@ class FaultyStore final : public kv::KvStore {
   }
   void EndStep() override { store_->EndStep(); }
   void FailStep() override { store_->FailStep(); }
+  void Distrust(kv::SequenceId seq, int32_t from, int32_t to) override { store_->Distrust(seq, from, to); }
   int32_t Absolve() override { return store_->Absolve(); }
   void TakeMoves(std::vector<kv::PageMove>* moves) override {
     std::vector<kv::PageMove> real;

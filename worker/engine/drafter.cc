@@ -54,4 +54,15 @@ bool Drafter::Add(std::span<Sequence* const> decoders, uint64_t step, const Step
   return any;
 }
 
+bool Drafter::Wants(std::span<Sequence* const> decoders, uint64_t step, const StepTimeModel& model) {
+  if (options_.num_speculative_tokens == 0) return false;
+  views_.clear();
+  for (Sequence* s : decoders) {
+    views_.push_back(Draft(s));
+    s->draft.clear();
+  }
+  PlanDrafts(views_, limits_, step, model, &rows_);
+  return std::any_of(rows_.begin(), rows_.end(), [](int32_t rows) { return rows > 0; });
+}
+
 }  // namespace dunlin::worker

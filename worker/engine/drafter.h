@@ -26,6 +26,9 @@ class Drafter {
   // Drafts for sequences that have their rows and pages of this step, while nobody else has any. They get room in pages
   // that are promised to nobody else. True when there are any.
   bool Add(std::span<Sequence* const> decoders, uint64_t step, const StepTimeModel& model, SequencePages* pages);
+  // Whether a step of these sequences, whose last tokens are yet to come, would rather have drafts than not wait for
+  // them: as far as the tokens before can tell. Changes nothing.
+  bool Wants(std::span<Sequence* const> decoders, uint64_t step, const StepTimeModel& model);
 
  private:
   // What may be verified of the sequence's guesses: no token beyond its limit, none that would end it.

@@ -64,7 +64,7 @@ struct EngineOptions {
   bool enable_prefix_caching = true;
   HostRestore host_restore = HostRestore::kWhenFaster;
   AdmissionPromise promise = AdmissionPromise::kPredictedOutput;
-  int num_scheduler_steps = 1;  // decode steps per plan, at most
+  int num_scheduler_steps = 1;  // decode steps per plan, at most; a runner that runs ahead has one
   // Prompts get so few rows beside decoding sequences that a step is predicted to take no longer; 0 = no target.
   absl::Duration inter_token_target = absl::ZeroDuration();
   int num_speculative_tokens = 0;  // drafted per sequence and step, at most; 0 = none
@@ -79,7 +79,9 @@ struct EngineStats {
   int32_t waiting_preempted = 0;  // of them, those that ran before
   int32_t blank_pages = 0, held_pages = 0, cached_pages = 0, quarantine_pages = 0, total_pages = 0;
   uint64_t steps = 0;
-  uint64_t plans = 0;  // steps that were planned; the others went on with the plan before
+  uint64_t plans = 0;        // steps that were planned; the others went on with the plan before
+  uint64_t steps_ahead = 0;  // submitted before the result of the step before them was there
+  uint64_t void_rows = 0;    // computed for sequences that had ended meanwhile
   uint64_t prompt_tokens = 0, generated_tokens = 0;
   uint64_t drafts = 0, draft_tokens = 0;  // verified
   uint64_t accepted_draft_tokens = 0;     // of them, those that were drawn

@@ -79,13 +79,14 @@ EngineCore::EngineCore(const EngineOptions& options, int max_model_len, ModelRun
       drafter_(options_, planner_.limits().max_rows),
       waiting_(&tenants_),
       last_look_(clock->Now()),
-      victims_(options.max_num_seqs, runner->info().num_pages) {
+      victims_(options.max_num_seqs, runner->info().num_pages),
+      in_flight_(options.max_num_seqs) {
   const auto sequences = static_cast<size_t>(options.max_num_seqs);
   running_.reserve(sequences);
   views_.reserve(sequences);
   plan_.reserve(sequences);
   rows_.reserve(sequences);
-  planned_.reserve(sequences);
+  step_.planned.reserve(sequences);
   decoders_.reserve(sequences);
 }
 
@@ -122,7 +123,9 @@ bool EngineCore::Prepare() {
   Reap(clock_->Now());
   const size_t running = running_.size();
   Admit(clock_->Now());
-  if (decodes_only_ && running_.size() == running && DecodeAgain()) {
+  if (!in_flight_.empty()) return PrepareAhead();
+  needs_result_ = false;
+  if (!runs_ahead() && decodes_only_ && running_.size() == running && DecodeAgain()) {
     ++stats_.plans;
     return true;
   }
@@ -140,6 +143,7 @@ bool EngineCore::Prepare() {
 }
 
 void EngineCore::Execute() {
+  if (runs_ahead()) return ExecuteAhead();
   for (int step = 1; RunStep(); ++step) {
     if (step == options_.num_scheduler_steps || !GoOnDecoding()) return;
   }

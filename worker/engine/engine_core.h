@@ -24,6 +24,7 @@
 #include "worker/engine/engine.h"
 #include "worker/engine/sequence.h"
 #include "worker/engine/sequence_pages.h"
+#include "worker/engine/steps_in_flight.h"
 #include "worker/engine/verdict.h"
 #include "worker/engine/victims.h"
 #include "worker/engine/waiting_sequences.h"
@@ -48,7 +49,9 @@ class EngineCore {
   // Queues a checked sequence. arrival: when it was submitted.
   void Add(NewSequence sequence, absl::Time arrival);
   // A step in two parts. Prepare ends what has to end, admits, plans and builds the batch; false when it is empty.
-  // Execute runs the batch and hands out its tokens, and may go on decoding with the same plan.
+  // Execute runs the batch and hands out its tokens, and may go on decoding with the same plan. With a runner that can
+  // run ahead Execute submits the batch and hands out the tokens of the step before it; then Prepare is true while a
+  // step is in flight, too, and plans on what is known by then.
   bool Prepare();
   void Execute();
   bool Step() {
@@ -63,26 +66,19 @@ class EngineCore {
   // Tells the streams of the sequences that ended since the last call. Apart from Step so that whoever sees an end can
   // rely on stats() published before it.
   void DeliverEnds();
-  // Ends every open sequence with `status`.
+  // Ends every open sequence with `status`, and waits for what is in flight.
   void FailAll(const absl::Status& status);
   int32_t Flush();  // as KvStore
 
   EngineStats stats() const;
   uint64_t num_left_queue() const { return num_left_queue_; }  // once per sequence, by admission or by ending
   bool lost_device() const { return stats_.lost_device; }
-  bool idle() const { return waiting_.empty() && running_.empty(); }
+  bool idle() const { return waiting_.empty() && running_.empty() && in_flight_.empty(); }
   // "" or the first violated invariant with its values; the second, of an idle engine.
   std::string CheckInvariants() const;
   std::string CheckIdle() const;
 
  private:
-  // A sequence's part of the step under way.
-  struct Planned {
-    Sequence* sequence;
-    int32_t num_rows;
-    int32_t num_judged;  // outputs that judge prompt tokens; they come before the drawn ones
-    int32_t num_draws;   // 1, more with a draft, 0 while a prompt is not done
-  };
   using Ended = std::pair<std::shared_ptr<TokenStream>, SequenceEnd>;
 
   EngineCore(const EngineOptions& options, int max_model_len, ModelRunner* runner, const Clock* clock,
@@ -111,12 +107,23 @@ class EngineCore {
   void AbsorbDraft(Sequence* sequence, std::span<const kernels::SampleResult> outputs, absl::Time now);
   // engine_core_absorb.cc: what a step brought.
   bool RunStep();
-  void Absorb(absl::Time now);
+  void DescribeStep();
+  void CountStep(absl::Duration wall);
+  void AdvanceSequence(Planned* planned);
   void AbsorbSequence(const Planned& planned, size_t first_output, absl::Time now);
+  void Absorb(absl::Time now);
   bool AdvanceRows(Sequence* sequence, int32_t num_rows);
   bool CountRows(Sequence* sequence, int32_t num_rows);
   void AppendToken(Sequence* sequence, const kernels::SampleResult& output, absl::Time now);
   void DropFinished();
+  // engine_core_ahead.cc: a step that is planned and submitted while the one before it runs.
+  bool runs_ahead() const { return runner_->info().max_steps_in_flight > 1; }
+  uint64_t next_step() const { return stats_.steps + in_flight_.size(); }
+  bool PrepareAhead();
+  bool NeedsResult();
+  void ExecuteAhead();
+  bool SubmitStep();
+  void WaitForStep();
   // engine_core_end.cc. Frees everything the sequence holds and queues its end; the caller drops it.
   void End(Sequence* sequence, Verdict verdict, int32_t stop_token = -1);
   void LoseDevice(const absl::Status& status);
@@ -149,16 +156,18 @@ class EngineCore {
 
   // Of the plan under way; kept from step to step.
   Victims victims_;
-  int32_t time_limit_ = 0;         // rows of the step by the step-time model
-  bool claimant_stopped_ = false;  // somebody may wait for a sequence that does not advance in this step
-  bool decodes_only_ = false;      // every sequence that is not paused decoded, and nobody ended or paused since
-  std::vector<RowView> views_;     // of running_
-  std::vector<int32_t> plan_;      // rows by the planner,
-  std::vector<int32_t> rows_;      // and what came of them
-  std::vector<Planned> planned_;
+  int32_t time_limit_ = 0;           // rows of the step by the step-time model
+  bool claimant_stopped_ = false;    // somebody may wait for a sequence that does not advance in this step
+  bool decodes_only_ = false;        // every sequence that is not paused decoded, and nobody ended or paused since
+  std::vector<RowView> views_;       // of running_
+  std::vector<int32_t> plan_;        // rows by the planner,
+  std::vector<int32_t> rows_;        // and what came of them
+  SubmittedStep step_;               // the batch; then the step whose result is absorbed
   std::vector<Sequence*> decoders_;  // of a step that only decodes
   bool has_drafts_ = false;          // the batch has
-  int64_t step_context_ = 0;         // as StepTimeModel
+  bool needs_result_ = false;        // somebody found no page: nobody is preempted while a step is in flight
+  StepsInFlight in_flight_;
+  absl::Time last_result_ = absl::InfinitePast();  // when the last step that was in flight came back
   StepResult result_;
   kv::CacheEvents events_;
 };

@@ -14,65 +14,97 @@ TokenLogprob LogprobOf(const kernels::SampleResult& r) { return {r.logprob, r.ra
 }  // namespace
 
 bool EngineCore::RunStep() {
-  const StepBatch& batch = builder_.Finish();
-  stats_.predicted_step_seconds = absl::ToDoubleSeconds(step_time_.Predict(batch.num_rows(), step_context_));
-  const absl::Time begin = clock_->Now();
-  if (absl::Status status = runner_->Step(batch, &result_); !status.ok()) {
+  DescribeStep();
+  if (absl::Status status = runner_->Step(builder_.Finish(), &result_); !status.ok()) {
     pages_.FailStep();
     LoseDevice(status);
     return false;
   }
-  CHECK_EQ(result_.outputs.size(), batch.output_rows.size());
   const absl::Time now = clock_->Now();
-  ++stats_.steps;
-  stats_.kv_saturated_values += static_cast<uint64_t>(result_.kv_saturated_values);
-  const int decode_rows = batch.num_rows() - batch.num_prefill_rows;
-  step_time_.Observe(batch.num_rows(), step_context_, now - begin);
-  if (batch.num_prefill_rows >= decode_rows) pages_.restore_policy().OnPrefill(batch.num_rows(), now - begin);
-  predictor_.OnStep();
-  if (observer_ != nullptr) observer_->OnStep(batch.num_prefill_rows, decode_rows, result_, now - begin);
-  const uint64_t void_before = stats_.draft_tokens - stats_.accepted_draft_tokens;
+  CountStep(now - step_.begin);
   Absorb(now);
-  const uint64_t void_rows = stats_.draft_tokens - stats_.accepted_draft_tokens - void_before;
-  decode_rate_.Add(decode_rows - static_cast<int>(void_rows), now);
-  ReportCacheEvents();
   return true;
 }
 
-void EngineCore::Absorb(absl::Time now) {
-  int32_t rows = 0;
-  for (const Planned& p : planned_) rows += p.num_rows;
-  const double bytes_per_row = static_cast<double>(result_.traffic.weight_bytes + result_.traffic.kv_read_bytes) / rows;
-  size_t output = 0;
-  for (const Planned& p : planned_) {
-    p.sequence->bytes_read += bytes_per_row * p.num_rows;
-    AbsorbSequence(p, output, now);
-    output += static_cast<size_t>(p.num_judged + p.num_draws);
+// What of the batch is needed when its result is there.
+void EngineCore::DescribeStep() {
+  const StepBatch& batch = builder_.Finish();
+  step_.num_rows = batch.num_rows();
+  step_.num_prefill_rows = batch.num_prefill_rows;
+  step_.num_outputs = batch.output_rows.size();
+  step_.begin = clock_->Now();
+  stats_.predicted_step_seconds = absl::ToDoubleSeconds(step_time_.Predict(step_.num_rows, step_.context));
+}
+
+// The step is over; it took `wall`, or kept the one after it waiting for so long.
+void EngineCore::CountStep(absl::Duration wall) {
+  CHECK_EQ(result_.outputs.size(), step_.num_outputs);
+  ++stats_.steps;
+  stats_.kv_saturated_values += static_cast<uint64_t>(result_.kv_saturated_values);
+  const int decode_rows = step_.num_rows - step_.num_prefill_rows;
+  step_time_.Observe(step_.num_rows, step_.context, wall);
+  if (step_.num_prefill_rows >= decode_rows) pages_.restore_policy().OnPrefill(step_.num_rows, wall);
+  predictor_.OnStep();
+  if (observer_ != nullptr) observer_->OnStep(step_.num_prefill_rows, decode_rows, result_, wall);
+  const double bytes = static_cast<double>(result_.traffic.weight_bytes + result_.traffic.kv_read_bytes);
+  for (const Planned& p : step_.planned) {
+    if (p.sequence != nullptr) p.sequence->bytes_read += bytes / step_.num_rows * p.num_rows;
   }
-  CHECK_EQ(output, result_.outputs.size());
-  pages_.EndStep();
-  DropFinished();
+}
+
+// The sequence's rows are computed, or will be before anything that is submitted from now on.
+void EngineCore::AdvanceSequence(Planned* p) {
+  Sequence* const s = p->sequence;
+  ++s->steps_in_flight;
+  s->unknown_tokens += p->num_draws > 0 ? 1 : 0;
+  s->num_judged += p->num_judged;
+  p->is_news = AdvanceRows(s, p->num_rows - static_cast<int32_t>(s->draft.size()));
 }
 
 void EngineCore::AbsorbSequence(const Planned& p, size_t first_output, absl::Time now) {
   Sequence* const s = p.sequence;
-  const auto drafted = static_cast<int32_t>(s->draft.size());
-  const bool is_news = AdvanceRows(s, p.num_rows - drafted);
+  --s->steps_in_flight;
   for (int32_t i = 0; i < p.num_judged; ++i) {
     s->stream->PushPromptLogprob(LogprobOf(result_.outputs[first_output + static_cast<size_t>(i)]));
   }
-  s->num_judged += p.num_judged;
   if (p.num_draws == 0) {
-    if (is_news) s->stream->PushProgress(static_cast<uint32_t>(s->num_computed));
+    if (p.is_news) s->stream->PushProgress(static_cast<uint32_t>(p.first + p.num_rows));
     return;
   }
+  const auto drafted = static_cast<int32_t>(s->draft.size());
   s->draft_tokens += drafted;
   stats_.draft_tokens += static_cast<uint64_t>(drafted);
   stats_.drafts += drafted > 0 ? 1 : 0;
   const auto outputs = std::span<const kernels::SampleResult>(result_.outputs)
                            .subspan(first_output + static_cast<size_t>(p.num_judged), static_cast<size_t>(p.num_draws));
+  --s->unknown_tokens;
   AppendToken(s, outputs[0], now);
   if (drafted > 0) AbsorbDraft(s, outputs, now);
+  // The row of the token is in flight already: if it fills a page, that can be published only now.
+  const bool fills_page = s->num_computed >= s->num_tokens() && s->num_tokens() % pages_.page_tokens() == 0;
+  if (s->kv.has_value() && s->request.cache_write && fills_page) pages_.Publish(s);
+}
+
+// What the step brought, to those of its sequences that are still there.
+void EngineCore::Absorb(absl::Time now) {
+  const uint64_t void_before = stats_.draft_tokens - stats_.accepted_draft_tokens;
+  int decode_rows = step_.num_rows - step_.num_prefill_rows;
+  size_t output = 0;
+  for (Planned& p : step_.planned) {
+    if (p.sequence == nullptr) {
+      decode_rows -= p.decodes ? p.num_rows : 0;
+    } else {
+      if (!runs_ahead()) AdvanceSequence(&p);
+      AbsorbSequence(p, output, now);
+    }
+    output += static_cast<size_t>(p.num_judged + p.num_draws);
+  }
+  CHECK_EQ(output, result_.outputs.size());
+  if (!runs_ahead()) pages_.EndStep();
+  DropFinished();
+  const uint64_t void_rows = stats_.draft_tokens - stats_.accepted_draft_tokens - void_before;
+  decode_rate_.Add(decode_rows - static_cast<int>(void_rows), now);
+  ReportCacheEvents();
 }
 
 // The sequence's next `num_rows` tokens are in its pages. True when some of them never were before.
@@ -128,10 +160,10 @@ void EngineCore::AppendToken(Sequence* s, const kernels::SampleResult& output, a
   }
 }
 
-// Drops the sequences that ended in this step, and ends those that have nothing to generate and nothing left to judge.
+// Drops the sequences that ended, and ends those that have nothing to generate and nothing left to judge.
 void EngineCore::DropFinished() {
   std::erase_if(running_, [this](const std::unique_ptr<Sequence>& s) {
-    if (s->kv.has_value() && !s->generates && s->remaining_tokens() <= 0) {
+    if (s->kv.has_value() && !s->generates && s->remaining_tokens() <= 0 && s->steps_in_flight == 0) {
       End(s.get(), {s->at_limit, absl::OkStatus()});
     }
     return !s->kv.has_value();

@@ -48,7 +48,7 @@ AdmissionNeed EngineCore::NeedOf(Sequence* s, int32_t free_pages) {
   need.pages = PromisedPages(*s);
   need.cached_tokens = pages_.CachedTokens(s);
   // Its cached pages cost nothing if others hold them already. Whether they do only opening it shows.
-  if (need.pages > free_pages && stats_.steps >= s->next_try_step) {
+  if (need.pages > free_pages && next_step() >= s->next_try_step) {
     need.pages -= need.cached_tokens / pages_.page_tokens();
   }
   return need;
@@ -65,7 +65,7 @@ void EngineCore::Admit(absl::Time now) {
     if (s == nullptr) break;
     const absl::StatusOr<bool> opened = pages_.Open(s.get(), PromisedPages(*s));
     if (opened.ok() && !*opened) {
-      s->next_try_step = stats_.steps + kRetrySteps;
+      s->next_try_step = next_step() + kRetrySteps;
       refused = std::move(s);
       break;
     }
@@ -82,7 +82,7 @@ void EngineCore::Admit(absl::Time now) {
 
 // The sequence has its pages. Only the first time is it news to its client.
 void EngineCore::Start(Sequence* s, absl::Time now) {
-  s->admitted_step = s->last_advanced = stats_.steps;
+  s->admitted_step = s->last_advanced = next_step();
   next_due_ = std::min(next_due_, s->due);
   s->num_once_computed = std::max(s->num_once_computed, s->num_computed);
   if (s->was_admitted()) return;

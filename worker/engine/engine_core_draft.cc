@@ -17,7 +17,7 @@ void EngineCore::DraftRows() {
     if (!views_[i].decoding) return;  // the step computes prompts: no row of it is free
     decoders_.push_back(running_[i].get());
   }
-  has_drafts_ = drafter_.Add(decoders_, stats_.steps, step_time_, &pages_);
+  has_drafts_ = drafter_.Add(decoders_, next_step(), step_time_, &pages_);
 }
 
 // outputs: of the sequence's own row, whose token it has by now, and of its draft's. As far as the draft was right, its

@@ -39,6 +39,7 @@ SequenceTiming TimingOf(const Sequence& s, absl::Time now) {
 void EngineCore::End(Sequence* s, Verdict verdict, int32_t stop_token) {
   const absl::Time now = clock_->Now();
   decodes_only_ = false;
+  if (s->steps_in_flight > 0) stats_.void_rows += static_cast<uint64_t>(in_flight_.Discard(s));
   if (s->kv.has_value()) pages_.Close(s);
   tenants_.Release(s->tenant);
   if (!s->was_admitted()) ++num_left_queue_;
@@ -64,10 +65,16 @@ void EngineCore::FailAll(const absl::Status& status) {
   waiting_.Clear([&](Sequence* s) { End(s, {FinishCause::kError, status}); });
   for (auto& s : running_) End(s.get(), {FinishCause::kError, status});
   running_.clear();
+  // The runner is quiet from now on: it may go, and so may what it writes to.
+  for (; !in_flight_.empty(); in_flight_.Pop(&step_)) (void)runner_->Wait(&result_);
 }
 
 void EngineCore::LoseDevice(const absl::Status& status) {
   stats_.lost_device = true;
+  in_flight_.ForEach([this](Planned* p) {
+    if (p->sequence != nullptr) pages_.Distrust(*p->sequence, p->first, p->first + p->num_rows);
+  });
+  in_flight_.Clear();
   FailAll(absl::UnavailableError(absl::StrCat("the worker has lost its device: ", status.ToString())));
   Flush();
 }

@@ -13,7 +13,7 @@ namespace dunlin::worker {
 void EngineCore::PlanRows() {
   views_.clear();
   for (const auto& s : running_) {
-    if (!s->decoding() && !s->paused) {
+    if (!s->decoding() && !s->paused && !s->finishing()) {
       const int32_t adopted = pages_.Adopt(s.get());
       s->num_once_computed = std::max(s->num_once_computed, s->num_computed);
       if (s->preemptions == 0) {
@@ -26,7 +26,7 @@ void EngineCore::PlanRows() {
   const bool targeted = options_.inter_token_target > absl::ZeroDuration();
   time_limit_ =
       targeted ? RowPlanner::TimeLimit(views_, step_time_, options_.inter_token_target) : StepTimeModel::kUnlimited;
-  planner_.Plan(views_, stats_.steps, time_limit_, &plan_);
+  planner_.Plan(views_, next_step(), time_limit_, &plan_);
   ++stats_.plans;
 }
 
@@ -48,7 +48,7 @@ void EngineCore::ClaimRows() {
   if (!claim()) return;
   // Their rows go to others. More rows may reach into claimed pages; who is refused only now just sits the step out.
   rows_ = plan_;
-  planner_.Plan(views_, stats_.steps, time_limit_, &plan_);
+  planner_.Plan(views_, next_step(), time_limit_, &plan_);
   claim();
   for (size_t i = 0; i < rows_.size(); ++i) {
     claimant_stopped_ = claimant_stopped_ || (rows_[i] > 0 && plan_[i] == 0 && !views_[i].blocked);
@@ -96,7 +96,8 @@ void EngineCore::ReserveFor(size_t i) {
         rows_[i] = 0;
         return;
       case kv::ReserveOutcome::kFull:
-        const int32_t victim = victims_.Choose(running_, i, pages_);
+        needs_result_ = !in_flight_.empty();  // who would give way may have ended, and cannot before it is known
+        const int32_t victim = needs_result_ ? -1 : victims_.Choose(running_, i, pages_);
         if (victim < 0) {
           rows_[i] = 0;
           return;
@@ -110,6 +111,7 @@ void EngineCore::ReserveFor(size_t i) {
 // Its full pages are published already, so they stay cached for its return unless somebody needs them.
 void EngineCore::Preempt(size_t i) {
   std::unique_ptr<Sequence> s = std::move(running_[i]);
+  CHECK_EQ(s->steps_in_flight, 0);
   rows_[i] = 0;
   pages_.Close(s.get());
   ++s->preemptions;
@@ -129,32 +131,36 @@ bool EngineCore::BuildBatch() {
   for (size_t i = 0; i < rows_.size(); ++i) {
     if (running_[i] == nullptr) continue;
     Sequence* const s = running_[i].get();
-    if (rows_[i] > 0 || plan_[i] > 0 || s->paused || views_[i].blocked) s->last_advanced = stats_.steps;
+    if (rows_[i] > 0 || plan_[i] > 0 || views_[i].paused || views_[i].blocked) s->last_advanced = next_step();
     decodes_only_ = decodes_only_ && (s->paused || (rows_[i] > 0 && views_[i].decoding));
     if (rows_[i] > 0) AddToBatch(s, rows_[i]);
   }
   std::erase(running_, nullptr);
-  decodes_only_ = decodes_only_ && !planned_.empty();
-  if (planned_.empty()) pages_.EndStep();
-  return !planned_.empty();
+  decodes_only_ = decodes_only_ && !step_.planned.empty();
+  if (step_.planned.empty()) pages_.EndStep();
+  return !step_.planned.empty();
 }
 
 void EngineCore::ClearBatch() {
   builder_.Clear();
-  planned_.clear();
-  step_context_ = 0;
+  step_.planned.clear();
+  step_.context = 0;
 }
 
 void EngineCore::AddToBatch(Sequence* s, int32_t num_rows) {
   const int32_t end = s->num_computed + num_rows;
   const auto drafted = static_cast<int32_t>(s->draft.size());
   const int64_t all_rows = num_rows + drafted;
-  step_context_ += all_rows * s->num_computed + all_rows * all_rows / 2;
-  builder_.AddSequence(
-      std::span(s->tokens).subspan(static_cast<size_t>(s->num_computed), static_cast<size_t>(num_rows)),
-      s->num_computed, pages_.TableOf(*s), !s->decoding());
+  step_.context += all_rows * s->num_computed + all_rows * all_rows / 2;
+  if (s->unknown_tokens > 0) {
+    builder_.AddUnknownToken(s->unknown_output, s->num_computed, pages_.TableOf(*s));
+  } else {
+    builder_.AddSequence(
+        std::span(s->tokens).subspan(static_cast<size_t>(s->num_computed), static_cast<size_t>(num_rows)),
+        s->num_computed, pages_.TableOf(*s), !s->decoding());
+  }
   if (drafted > 0) builder_.AddDraft(s->draft, pages_.TableOf(*s));
-  Planned planned{s, num_rows + drafted, 0, 0};
+  Planned planned{s, s->num_computed, num_rows + drafted, 0, 0, s->decoding(), false};
   if (s->judges_prompt) {
     for (int32_t p = std::max(s->num_computed, s->num_judged); p < end && p + 1 < s->prompt_tokens; ++p) {
       builder_.AddOutput(p - s->num_computed,
@@ -162,17 +168,19 @@ void EngineCore::AddToBatch(Sequence* s, int32_t num_rows) {
       ++planned.num_judged;
     }
   }
-  if (s->generates && end == s->num_tokens()) {
-    for (int32_t i = 0; i <= drafted; ++i) builder_.AddOutput(num_rows - 1 + i, s->sampler->Next(end + i, i));
+  if (s->generates && end == s->num_planned()) {
+    for (int32_t i = 0; i <= drafted; ++i) {
+      builder_.AddOutput(num_rows - 1 + i, s->sampler->Next(end + i, s->unknown_tokens + i));
+    }
     planned.num_draws = 1 + drafted;
   }
-  planned_.push_back(planned);
+  step_.planned.push_back(planned);
 }
 
 // Between the steps of one plan: whether nobody needs the engine and the same sequences can decode once more.
 bool EngineCore::GoOnDecoding() {
   if (!decodes_only_ || clock_->Now() >= next_due_ || (interrupt_ && interrupt_())) return false;
-  for (const Planned& p : planned_) {
+  for (const Planned& p : step_.planned) {
     const TokenStream& stream = *p.sequence->stream;
     if (stream.cancelled() || stream.unread_bytes() > options_.max_unread_bytes) return false;
   }
@@ -183,16 +191,16 @@ bool EngineCore::GoOnDecoding() {
 // and the plan is to be made anew, when there are not pages for all.
 bool EngineCore::DecodeAgain() {
   int32_t beyond = 0;
-  for (const Planned& p : planned_) beyond += pages_.PagesBeyond(*p.sequence, 1);
+  for (const Planned& p : step_.planned) beyond += pages_.PagesBeyond(*p.sequence, 1);
   if (beyond > pages_.spare()) return false;
-  for (const Planned& p : planned_) {
+  for (const Planned& p : step_.planned) {
     if (pages_.Grow(p.sequence, 1) == kv::ReserveOutcome::kGranted) continue;
     pages_.EndStep();
     return false;
   }
   decoders_.clear();
-  for (const Planned& p : planned_) decoders_.push_back(p.sequence);
-  const bool had_drafts = std::exchange(has_drafts_, drafter_.Add(decoders_, stats_.steps, step_time_, &pages_));
+  for (const Planned& p : step_.planned) decoders_.push_back(p.sequence);
+  const bool had_drafts = std::exchange(has_drafts_, drafter_.Add(decoders_, next_step(), step_time_, &pages_));
   if (absl::Status status = pages_.RunMoves(); !status.ok()) {
     LoseDevice(status);
     return false;
@@ -202,11 +210,11 @@ bool EngineCore::DecodeAgain() {
     for (Sequence* s : decoders_) AddToBatch(s, 1);
     return true;
   }
-  for (size_t i = 0; i < planned_.size(); ++i) {
-    const Sequence& s = *planned_[i].sequence;
+  for (size_t i = 0; i < step_.planned.size(); ++i) {
+    const Sequence& s = *step_.planned[i].sequence;
     builder_.Advance(i, s.tokens.back(), pages_.TableOf(s), s.sampler->Next(s.num_tokens()));
   }
-  step_context_ += static_cast<int64_t>(planned_.size());
+  step_.context += static_cast<int64_t>(step_.planned.size());
   return true;
 }
 

@@ -31,10 +31,14 @@ std::string EngineCore::CheckInvariants() const {
   for (const auto& s : running_) {
     if (s == nullptr || !s->kv.has_value()) return "running: a sequence that ended";
     const int32_t limit = s->limit_tokens + (s->generates ? 0 : 1);
-    if (s->num_computed > s->num_tokens() || s->remaining_tokens() < 1 || s->num_tokens() >= limit) {
-      return absl::StrCat("progress: ", s->num_computed, " of ", s->num_tokens(), " tokens, limit ", s->limit_tokens);
+    const bool finishing = s->finishing();
+    if (s->num_computed > s->num_planned() || (s->remaining_tokens() < 1 && !finishing) || s->num_tokens() >= limit ||
+        s->num_planned() > s->limit_tokens) {
+      return absl::StrCat("progress: ", s->num_computed, " of ", s->num_tokens(), " tokens and ", s->unknown_tokens,
+                          " in flight, limit ", s->limit_tokens);
     }
   }
+  if (std::string e = in_flight_.CheckInvariants(running_); !e.empty()) return e;
   if (std::string e = pages_.CheckInvariants(running_); !e.empty()) return e;
   if (std::string e = waiting_.CheckInvariants(); !e.empty()) return e;
   if (std::string e = tenants_.CheckInvariants(); !e.empty()) return e;
@@ -42,7 +46,7 @@ std::string EngineCore::CheckInvariants() const {
   if (std::string e = CheckBudget(views_, plan_, planner_.limits()); !e.empty()) return e;
   std::vector<RowView> running;
   for (const auto& s : running_) running.push_back(s->row_view());
-  return CheckProgress(running, stats_.steps, planner_.limits());
+  return CheckProgress(running, next_step(), planner_.limits());
 }
 
 std::string EngineCore::CheckIdle() const {

@@ -38,11 +38,16 @@ struct Sequence {
   int32_t promised_pages = 0;        // it gets so many for sure
   int32_t outstanding_pages = 0;     // of them, not yet taken
   int32_t pages_peak = 0;
-  int32_t num_computed = 0;       // of tokens, in the pages
+  // Of tokens, in the pages, those of unknown tokens too; as of when the steps in flight have run.
+  int32_t num_computed = 0;
   int32_t num_once_computed = 0;  // the furthest num_computed has been: up to there it is recomputation
   int32_t num_judged = 0;         // prompt tokens handed out with their logprobs
   uint64_t admitted_step = 0;     // when it joined last
   uint64_t last_advanced = 0;     // step that last gave it rows, or in which it could not have any
+  // Steps in flight. A result that comes back drops it from both counts.
+  int32_t steps_in_flight = 0;  // that have rows of it
+  int32_t unknown_tokens = 0;   // that they draw for it; they follow `tokens`
+  int32_t unknown_output = -1;  // of the step submitted last: the one that draws the last of them
 
   // Speculation. The draft is that of the step under way; between steps there is none.
   int32_t max_draft = 0;               // tokens; 0 = nothing is looked up
@@ -64,24 +69,30 @@ struct Sequence {
 
   int32_t num_tokens() const { return static_cast<int32_t>(tokens.size()); }
   int32_t num_generated() const { return num_tokens() - prompt_tokens; }
+  // With those that are being drawn.
+  int32_t num_planned() const { return num_tokens() + unknown_tokens; }
   bool was_admitted() const { return sampler.has_value(); }
   // Tokens whose rows have to be computed by now: all, but without generation only those that judge a later one.
   int32_t target_tokens() const {
-    if (generates) return num_tokens();
+    if (generates) return num_planned();
     return judges_prompt ? prompt_tokens - 1 : 0;
   }
   int32_t remaining_tokens() const { return target_tokens() - num_computed; }
+  // Its last rows are in flight: whatever they bring, it ends.
+  bool finishing() const {
+    return steps_in_flight > 0 && (generates ? num_planned() == limit_tokens : remaining_tokens() <= 0);
+  }
   RowView row_view() const {
     RowView v;
-    v.remaining = remaining_tokens();
+    v.remaining = std::max(remaining_tokens(), 1);
     v.computed = num_computed;
     v.admitted_step = admitted_step;
     v.last_advanced = last_advanced;
     v.decoding = decoding();
-    v.paused = paused;
+    v.paused = paused || finishing();
     return v;
   }
-  bool decoding() const { return num_generated() > 0 && remaining_tokens() == 1; }
+  bool decoding() const { return num_planned() > prompt_tokens && remaining_tokens() == 1; }
   // Shared pages may stand in for rows: not while the rows have prompt tokens to judge.
   bool may_share() const { return request.cache_read && (!judges_prompt || num_judged >= prompt_tokens - 1); }
 };

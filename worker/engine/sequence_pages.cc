@@ -69,7 +69,7 @@ absl::StatusOr<bool> SequencePages::Open(Sequence* s, int32_t promised_pages) {
 absl::Status SequencePages::Restore(Sequence* s, kv::MatchResult* match) {
   const absl::Time begin = clock_->Now();
   RETURN_IF_ERROR(RunMoves());
-  restore_policy_.OnRestored(match->restored_tokens / page_tokens_, clock_->Now() - begin);
+  if (!device_busy_) restore_policy_.OnRestored(match->restored_tokens / page_tokens_, clock_->Now() - begin);
   for (const int32_t page : failed_pages_) {
     ++host_failures_;
     const std::span<const int32_t> table = TableOf(*s);
@@ -140,7 +140,7 @@ absl::Status SequencePages::RunMoves() {
 }
 
 void SequencePages::Publish(Sequence* s) {
-  kv_->Publish(*s->kv, std::span(s->tokens).first(static_cast<size_t>(s->num_computed)));
+  kv_->Publish(*s->kv, std::span(s->tokens).first(static_cast<size_t>(std::min(s->num_computed, s->num_tokens()))));
 }
 
 void SequencePages::FillStats(EngineStats* s) const {

@@ -51,10 +51,13 @@ class SequencePages {
   void DropDraft(Sequence* s);
   // Has the runner move what has to be moved before the step.
   absl::Status RunMoves();
+  // The full pages of tokens that are computed, or in flight, and known.
   void Publish(Sequence* s);
   void EndStep() { kv_->EndStep(); }
   // The device is lost: what the step wrote is not trusted.
   void FailStep() { kv_->FailStep(); }
+  // The same for a step that was in flight: of these tokens.
+  void Distrust(const Sequence& s, int32_t from, int32_t to) { kv_->Distrust(*s.kv, from, to); }
 
   std::span<const int32_t> TableOf(const Sequence& s) const { return kv_->PageTable(*s.kv); }
   // Pages promised to nobody; below 0 only while pages are pinned or set aside.
@@ -63,6 +66,8 @@ class SequencePages {
   int32_t PagesFor(int32_t tokens) const { return (tokens + page_tokens_ - 1) / page_tokens_; }
   int page_tokens() const { return page_tokens_; }
   RestorePolicy& restore_policy() { return restore_policy_; }
+  // A step is in flight: what moves take now does not say how fast they are.
+  void set_device_busy(bool busy) { device_busy_ = busy; }
 
   int32_t Flush() { return kv_->Flush(); }
   void TakeEvents(kv::CacheEvents* events) { kv_->TakeEvents(events); }
@@ -84,6 +89,7 @@ class SequencePages {
   const uint64_t page_bytes_;
   const std::unique_ptr<kv::KvStore> kv_;
   RestorePolicy restore_policy_;
+  bool device_busy_ = false;
   int32_t reserved_ = 0;
   uint64_t host_hit_tokens_ = 0, host_failures_ = 0, host_restored_pages_ = 0, host_saved_pages_ = 0;
   std::vector<kv::PageMove> moves_;    // scratch

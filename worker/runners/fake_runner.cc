@@ -45,9 +45,15 @@ FakeRunner::FakeRunner(FakeRunnerOptions options) : options_(std::move(options))
   info_.threads = 1;
   info_.weight_bytes = options_.weight_bytes;
   info_.host_slots = options_.host_slots;
+  info_.max_steps_in_flight = options_.max_steps_in_flight;
   slots_.resize(static_cast<size_t>(options_.num_pages) * static_cast<size_t>(options_.page_tokens));
   records_.resize(static_cast<size_t>(options_.host_slots) * static_cast<size_t>(options_.page_tokens));
   row_prefix_hash_.resize(static_cast<size_t>(options_.max_rows));
+  CHECK(options_.max_steps_in_flight >= 1 && options_.max_steps_in_flight <= 2) << options_.max_steps_in_flight;
+  if (options_.max_steps_in_flight == 1) return;
+  const int table = (options_.max_model_len + options_.page_tokens - 1) / options_.page_tokens;
+  for (HeldStep& s : held_)
+    s.batch.page_ids.reserve(static_cast<size_t>(options_.max_rows) * static_cast<size_t>(table));
 }
 
 FakeRunner::Slot& FakeRunner::SlotAt(const kernels::SequenceSlice& sequence, int32_t position) {
@@ -55,6 +61,11 @@ FakeRunner::Slot& FakeRunner::SlotAt(const kernels::SequenceSlice& sequence, int
 }
 
 absl::Status FakeRunner::Step(const StepBatch& batch, StepResult* result) {
+  CHECK_EQ(num_held_, 0u);
+  return Run(batch, result);
+}
+
+absl::Status FakeRunner::Run(const StepBatch& batch, StepResult* result) {
   CHECK(batch.num_rows() > 0 && batch.num_rows() <= options_.max_rows) << batch.num_rows();
   CHECK_EQ(batch.positions.size(), batch.token_ids.size());
   CHECK_EQ(batch.sample_params.size(), batch.output_rows.size());
@@ -185,6 +196,7 @@ std::span<FakeRunner::Slot> FakeRunner::Record(int32_t host_slot) {
 
 absl::Status FakeRunner::MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) {
   failed_pages->clear();
+  if (absl::Status status = ExecuteAll(); !status.ok()) return status;
   if (options_.before_moves) {
     if (absl::Status status = options_.before_moves(moves); !status.ok()) return status;
   }

@@ -1,7 +1,8 @@
 // A ModelRunner without a model, for tests of everything above it. Its greedy next token is a hash of the whole prefix,
 // read back through the page table, so a wrong page gives wrong text; and it is the content oracle: every slot that
 // attention would read must hold the token that the sequence put there, at its position, after the same prefix.
-// Moved pages carry their slots with them, so a wrong move shows in the same way.
+// Moved pages carry their slots with them, so a wrong move shows in the same way. It can run a step ahead: a submitted
+// step is executed when it is waited for, or at once, or when another step or a move comes after it.
 // Thread-safety: engine thread only; hooks are set before the first Step.  Owns: the slots.
 // Errors of Step: what the before_step hook returns. A slot with the wrong content, or two rows of a step in one slot,
 // is a bug of the caller and CHECK-fails. Cost: O(context) per sequence and step; a draw that is not plain greedy also
@@ -9,6 +10,8 @@
 #ifndef DUNLIN_WORKER_RUNNERS_FAKE_RUNNER_H_
 #define DUNLIN_WORKER_RUNNERS_FAKE_RUNNER_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -37,6 +40,9 @@ struct FakeRunnerOptions {
   std::function<absl::Status(std::span<const kv::PageMove>)> before_moves;
   // Replaces the likeliest token after a prefix: (its hash, its length) -> token; may be empty.
   std::function<int32_t(uint64_t, int32_t)> next_token;
+  int max_steps_in_flight = 1;
+  // Whether the step that is being submitted is executed at once, with those before it; may be empty (never).
+  std::function<bool()> executes_at_submit;
 };
 
 class FakeRunner final : public ModelRunner {
@@ -45,6 +51,8 @@ class FakeRunner final : public ModelRunner {
 
   const RunnerInfo& info() const override { return info_; }
   absl::Status Step(const StepBatch& batch, StepResult* result) override;
+  absl::Status Submit(const StepBatch& batch) override;
+  absl::Status Wait(StepResult* result) override;
   absl::Status MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) override;
 
   // What an undisturbed sequence generates greedily: `count` tokens after `prompt`.
@@ -60,6 +68,22 @@ class FakeRunner final : public ModelRunner {
     int64_t written_in = -1;   // step
   };
 
+  // A step in flight, with copies of all that its batch names.
+  struct HeldStep {
+    void Hold(const StepBatch& from, int page_tokens);
+
+    StepBatch batch;
+    std::vector<kernels::TokenCount> penalties;  // what batch.sample_params point to
+    std::vector<kernels::TokenBias> biases;
+    std::vector<int32_t> allowed, banned;
+    StepResult result;
+    bool executed = false;
+  };
+
+  absl::Status Execute(HeldStep* step);
+  absl::Status ExecuteAll();
+  // *batch is complete: every token is known.
+  absl::Status Run(const StepBatch& batch, StepResult* result);
   std::span<Slot> Page(int32_t page);
   std::span<Slot> Record(int32_t host_slot);
   Slot& SlotAt(const kernels::SequenceSlice& sequence, int32_t position);
@@ -78,6 +102,9 @@ class FakeRunner final : public ModelRunner {
   std::vector<uint64_t> row_prefix_hash_;  // of the current step
   std::vector<float> logits_;
   int64_t step_ = 0;
+  std::array<HeldStep, 2> held_;     // the oldest first
+  size_t num_held_ = 0;              // steps in flight
+  std::vector<int32_t> last_drawn_;  // outputs of the step executed last
 };
 
 }  // namespace dunlin::worker

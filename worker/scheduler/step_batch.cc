@@ -7,6 +7,7 @@ namespace dunlin::worker {
 StepBatchBuilder::StepBatchBuilder(int max_rows, int max_sequences, int page_tokens) : page_tokens_(page_tokens) {
   const auto rows = static_cast<size_t>(max_rows);
   batch_.token_ids.reserve(rows);
+  batch_.token_from_previous.reserve(rows);
   batch_.positions.reserve(rows);
   batch_.output_rows.reserve(rows);
   batch_.sample_params.reserve(rows);
@@ -23,6 +24,15 @@ void StepBatchBuilder::AddSequence(std::span<const int32_t> tokens, int32_t cont
   for (int32_t i = 0; i < num_rows; ++i) batch_.positions.push_back(context_tokens + i);
   batch_.token_ids.insert(batch_.token_ids.end(), tokens.begin(), tokens.end());
   if (prefill) batch_.num_prefill_rows += num_rows;
+}
+
+void StepBatchBuilder::AddUnknownToken(int32_t previous_output, int32_t context_tokens,
+                                       std::span<const int32_t> pages) {
+  CHECK_GE(previous_output, 0);
+  constexpr int32_t kUnknown = -1;
+  AddSequence({&kUnknown, 1}, context_tokens, pages, /*prefill=*/false);
+  batch_.token_from_previous.resize(batch_.token_ids.size(), -1);
+  batch_.token_from_previous.back() = previous_output;
 }
 
 void StepBatchBuilder::AddDraft(std::span<const int32_t> tokens, std::span<const int32_t> pages) {
@@ -54,6 +64,11 @@ void StepBatchBuilder::Advance(size_t i, int32_t token, std::span<const int32_t>
   batch_.token_ids[i] = token;
   ++batch_.positions[i];
   batch_.sample_params[i] = params;
+}
+
+const StepBatch& StepBatchBuilder::Finish() {
+  if (!batch_.token_from_previous.empty()) batch_.token_from_previous.resize(batch_.token_ids.size(), -1);
+  return batch_;
 }
 
 }  // namespace dunlin::worker

@@ -21,6 +21,8 @@ class StepBatchBuilder {
   // The next rows: `tokens` of a sequence that has `context_tokens` in its pages. `pages` may be longer than needed.
   void AddSequence(std::span<const int32_t> tokens, int32_t context_tokens, std::span<const int32_t> pages,
                    bool prefill);
+  // One row whose token is the one that output `previous_output` of the step before draws.
+  void AddUnknownToken(int32_t previous_output, int32_t context_tokens, std::span<const int32_t> pages);
   // Further rows of the sequence added last: tokens that are only guessed, after its own.
   void AddDraft(std::span<const int32_t> tokens, std::span<const int32_t> pages);
   // Asks for the output of a row of the sequence added last; rows ascend.
@@ -28,7 +30,7 @@ class StepBatchBuilder {
   // A batch of one row and one output per sequence: sequence i goes one token further.
   void Advance(size_t i, int32_t token, std::span<const int32_t> pages, const kernels::SampleParams& params);
   // Valid until Clear.
-  const StepBatch& Finish() const { return batch_; }
+  const StepBatch& Finish();
 
  private:
   const int page_tokens_;

@@ -16,6 +16,7 @@
 
 #define DUNLIN_DEV inline
 #define DUNLIN_UNROLL
+#define DUNLIN_ROLL
 #define DUNLIN_KERNEL(threads, blocks_per_sm) [[maybe_unused]] static
 
 namespace dunlin::kernels::cuda::dev {
@@ -55,6 +56,18 @@ inline U4 LoadStream16(const void* global) {
 }
 inline U4 LoadGlobal16(const void* global) {
   emulator::CheckAligned(global, 16, "LoadGlobal16");
+  return LoadAs<U4>(global);
+}
+inline uint32_t LoadReadOnly4(const void* global) {
+  emulator::CheckAligned(global, 4, "LoadReadOnly4");
+  return LoadAs<uint32_t>(global);
+}
+inline U2 LoadReadOnly8(const void* global) {
+  emulator::CheckAligned(global, 8, "LoadReadOnly8");
+  return LoadAs<U2>(global);
+}
+inline U4 LoadReadOnly16(const void* global) {
+  emulator::CheckAligned(global, 16, "LoadReadOnly16");
   return LoadAs<U4>(global);
 }
 inline U4 LoadShared16(const void* shared) {
@@ -160,6 +173,11 @@ inline int32_t Dp4a(uint32_t a, uint32_t b, int32_t c) {
     sum += static_cast<uint32_t>(static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i));
   }
   return static_cast<int32_t>(sum);
+}
+inline int32_t Dp2a(uint32_t a, uint32_t b, int32_t c) {
+  const int low = static_cast<int16_t>(a) * static_cast<int8_t>(b);
+  const int high = static_cast<int16_t>(a >> 16) * static_cast<int8_t>(b >> 8);
+  return static_cast<int32_t>(static_cast<uint32_t>(c) + static_cast<uint32_t>(low) + static_cast<uint32_t>(high));
 }
 inline uint32_t BytePermute(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t both = static_cast<uint64_t>(b) << 32 | a;

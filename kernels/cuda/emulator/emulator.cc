@@ -208,12 +208,14 @@ std::string Run(Dim grid, int threads, size_t shared_bytes, const std::function<
     StartBlock(threads, shared_bytes);
     RunBlock();
   }
+  if (!m.failure.empty()) Fiber::Abandon(m.stacks, kStackBytes * static_cast<size_t>(threads));
   return m.failure;
 }
 
-void Fail(const std::string& what) {
+void Fail(std::string what) {
   Machine& m = TheMachine();
   if (m.failure.empty()) m.failure = Place(*m.block.current) + ": " + what;
+  std::string().swap(what);              // nothing on this stack is destroyed any more
   m.block.current->wait = Wait::kBlock;  // its stack is given up with the launch
   Pause();
   CHECK(false) << "a failed thread went on";
@@ -224,6 +226,7 @@ void WarpCollective(const char* name, void* slot, WarpAction act) {
   Machine& m = TheMachine();
   Thread* self = m.block.current;
   self->collective = name;
+  self->action = act;
   self->slot = slot;
   const int warp = self->index / kWarpSize;
   int& arrived = m.warp_arrived[static_cast<size_t>(warp)];
@@ -236,7 +239,7 @@ void WarpCollective(const char* name, void* slot, WarpAction act) {
   Thread* lanes = &m.block.threads[static_cast<size_t>(warp * kWarpSize)];
   void* slots[kWarpSize];
   for (int i = 0; i < kWarpSize; ++i) {
-    if (lanes[i].collective != name) {
+    if (lanes[i].collective != name || lanes[i].action != act) {  // one name may stand for several types
       Fail(std::string("at ") + name + " while thread " + std::to_string(lanes[i].index) + " is at " +
            lanes[i].collective + ": divergence");
     }

@@ -37,12 +37,16 @@ struct PendingCopy {
   bool valid;
 };
 
+// Acts on what the 32 lanes bring to a collective, once.
+using WarpAction = void (*)(void* const* slots);
+
 struct Thread {
   int index = 0;
   void* stack_pointer = nullptr;
   Wait wait = Wait::kNothing;
   // The collective it waits at: its name and what it brings and takes away.
   const char* collective = nullptr;
+  WarpAction action = nullptr;
   void* slot = nullptr;
   std::vector<std::vector<PendingCopy>> groups;  // committed, oldest first
   std::vector<PendingCopy> open;                 // not committed
@@ -70,14 +74,13 @@ std::string Run(Dim grid, int threads, size_t shared_bytes, const std::function<
 // ---- For dev_emulated.h ----
 
 // Brings `slot` to the other 31 lanes; when all have come, `act(slots)` runs once, with the lanes' slots in order.
-using WarpAction = void (*)(void* const* slots);
 void WarpCollective(const char* name, void* slot, WarpAction act);
 void BlockBarrier();
 void CopyAsync(void* to, const void* from, bool valid);
 void CommitCopies();
 void WaitCopies(size_t left);
 // Ends the launch with this message; does not return.
-[[noreturn]] void Fail(const std::string& what);
+[[noreturn]] void Fail(std::string what);
 // Fails unless [p, p + bytes) is aligned to `bytes` and, for shared memory, within the block's.
 void CheckShared(const void* p, size_t bytes, const char* what);
 void CheckAligned(const void* p, size_t bytes, const char* what);

@@ -8,6 +8,7 @@
 #endif
 #endif
 #if defined(DUNLIN_ASAN)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -40,6 +41,7 @@ dunlin_switch_stack:
 )");
 #endif
 
+#if defined(DUNLIN_ASAN)
 namespace {
 // What AddressSanitizer must hear on the far side of a switch.
 struct Crossing {
@@ -48,6 +50,7 @@ struct Crossing {
 };
 Crossing g_crossing;
 }  // namespace
+#endif
 
 void Fiber::Prepare(uint8_t* stack, size_t bytes, void (*entry)()) {
   stack_ = stack;
@@ -79,6 +82,12 @@ void Fiber::Entered() {
     g_crossing.from->stack_ = static_cast<uint8_t*>(const_cast<void*>(bottom));
     g_crossing.from->bytes_ = size;
   }
+#endif
+}
+
+void Fiber::Abandon([[maybe_unused]] uint8_t* stack, [[maybe_unused]] size_t bytes) {
+#if defined(DUNLIN_ASAN)
+  ASAN_UNPOISON_MEMORY_REGION(stack, bytes);
 #endif
 }
 

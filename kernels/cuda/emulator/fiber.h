@@ -22,6 +22,8 @@ class Fiber {
   static void Switch(Fiber* from, Fiber* to);
   // First thing on a new stack.
   static void Entered();
+  // What ran on `stack` will not go on: AddressSanitizer forgets the frames that were never left.
+  static void Abandon(uint8_t* stack, size_t bytes);
 
  private:
   uint8_t* stack_ = nullptr;  // nullptr: the OS thread's own

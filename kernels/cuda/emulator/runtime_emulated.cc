@@ -32,6 +32,7 @@ class EmulatedDevice final : public Device {
   }
   // Poisoned: whoever reads what nobody wrote gets NaN.
   void* Allocate(size_t bytes) override {
+    if (!ok() || bytes == 0 || bytes > info_.total_bytes) return nullptr;
     void* p = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     if (p != nullptr) std::memset(p, 0xFF, bytes);
     return p;
@@ -61,13 +62,14 @@ class EmulatedDevice final : public Device {
     return next_graph_++;
   }
   void LaunchGraph(int graph) override {
+    if (!ok()) return;
     const auto it = graphs_.find(graph);
     CHECK(it != graphs_.end()) << "graph " << graph;
     for (const auto& work : it->second) {
       if (ok()) work();
     }
   }
-  void DropGraph(int graph) override { CHECK_EQ(graphs_.erase(graph), 1u); }
+  void DropGraph(int graph) override { graphs_.erase(graph); }
 
   void Record(int event) override {
     CHECK(event >= 0 && event < kEvents);

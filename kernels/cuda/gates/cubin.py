@@ -118,7 +118,7 @@ def short_names(mangled):
 def shorten(demangled):
     name = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N__\w+::", "", demangled)
     name = re.sub(r"\b(?:\w+::)+", "", name)
-    name = re.sub(r"\((\w+)\)(\d)", r"\1 \2", name)  # an enumerator: "(Kind)3"
+    name = re.sub(r"\((\w+)\)(\d)", r"\1 \2", name).replace("> >", ">>")  # an enumerator: "(Kind)3"
     depth = 0
     for i, c in enumerate(name):
         depth += (c == "<") - (c == ">")

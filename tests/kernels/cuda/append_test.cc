@@ -28,6 +28,7 @@ constexpr int kLayer = 1;
 constexpr int kPages = 12;
 constexpr int kMaxPosition = 100;
 constexpr uint32_t kSaturatedBefore = 5;
+constexpr float kEps = 1e-5f;
 constexpr double kHalfUlp = 0x1p-24;
 
 enum class Inputs { kNormal, kAwkward };  // awkward: not finite, tiny, huge, zero
@@ -87,8 +88,8 @@ HostRounding MakeRounding(const AppendCase& c, Random* random) {
   if (c.centre) r.centre = random->Normals(static_cast<size_t>(c.kv_heads) * dim);
   if (!c.feedback) return r;
   for (int h = 0; h < c.kv_heads; ++h) {
-    // A' A of few rows: channels that hang together strongly.
-    const size_t factors = dim / 4;
+    // A' A of few rows: channels that hang together strongly. Of the first head none: feedback of nothing but zeros.
+    const size_t factors = h == 0 ? 0 : dim / 4;
     const std::vector<float> a = random->Normals(factors * dim);
     std::vector<double> metric(dim * dim, 0.0);
     for (size_t f = 0; f < factors; ++f) {
@@ -96,6 +97,7 @@ HostRounding MakeRounding(const AppendCase& c, Random* random) {
         for (size_t j = 0; j < dim; ++j) metric[i * dim + j] += double{a[f * dim + i]} * double{a[f * dim + j]};
       }
     }
+    for (size_t i = 0; i < dim; ++i) metric[i * dim + i] += h == 0 ? 1.0 : 0.0;
     std::vector<uint16_t> order(dim);
     std::iota(order.begin(), order.end(), uint16_t{0});
     std::shuffle(order.begin(), order.end(), random->engine());
@@ -158,14 +160,88 @@ void MakeAwkward(int dim, std::vector<float>* x) {
   const uint32_t bits = 0xFFC12345u;
   std::memcpy(&payload, &bits, sizeof payload);
   const float inserted[][3] = {{std::nanf(""), 1.0f, payload}, {inf, -inf, 2.0f},       {max, -max, 1.0f},
-                               {-0.0f, 65519.9f, -65520.0f},   {0x1p-14f, 6e-8f, 0.0f}, {1e-42f, inf, -1.0f}};
-  const float scales[] = {1.0f, 1.0f, 1.0f, 1e-4f, 1e-42f, 0.0f, 1e-38f, 1e30f};
+                               {-0.0f, 65519.9f, -65520.0f},   {0x1p-14f, 6e-8f, 0.0f}, {1e-42f, inf, -1.0f},
+                               {448.0f, -447.0f, 0.0f}};
+  const float scales[] = {1.0f, 1.0f, 1.0f, 0.0f, 1e-42f, 1e-4f, 1e-38f, 1e30f};
   for (size_t head = 0; head < x->size() / static_cast<size_t>(dim); ++head) {
     float* values = x->data() + head * static_cast<size_t>(dim);
-    for (int d = 0; d < dim; ++d) values[d] *= scales[head % 8];
-    if (head % 3 == 2) continue;
-    for (int i = 0; i < 3; ++i) values[(i * 7 + static_cast<int>(head)) % dim] = inserted[head % 6][i];
+    for (int d = 0; d < dim; ++d) values[d] = scales[head % 8] != 0.0f ? values[d] * scales[head % 8] : -0.0f;
+    if (head % 5 >= 3) continue;
+    for (int i = 0; i < 3; ++i) values[(i * 7 + static_cast<int>(head)) % dim] = inserted[head % 7][i];
   }
+}
+
+// Everything that a step brings, on the host; padding rows have indices that no array has.
+struct Step {
+  Rows rows;
+  int max_rows;
+  PageLayout layout;
+  std::vector<float> q, k, v, q_norm, k_norm, cos, sin;
+  std::vector<uint8_t> arena;
+  HostRounding k_rounding, v_rounding;
+  RopeTable rope;
+};
+Step MakeStep(const AppendCase& c) {
+  Random random(17);
+  Step s;
+  s.rows = MakeRows(c.page_tokens, &random);
+  s.max_rows = s.rows.num_rows + 6;
+  s.layout = PageLayout::Create(c.page_tokens, kLayers, c.kv_heads, c.dim, c.k_format, c.v_format,
+                                /*key_bounds=*/false, SlabOrder::kDevice);
+  const auto values = [&](int heads) { return static_cast<size_t>(s.max_rows * heads * c.dim); };
+  s.q = random.Normals(values(c.q_heads));
+  s.k = random.Normals(values(c.kv_heads), 3.0f);
+  s.v = random.Normals(values(c.kv_heads), 0.3f);
+  if (c.inputs == Inputs::kAwkward) {
+    MakeAwkward(c.dim, &s.k);
+    MakeAwkward(c.dim, &s.v);
+  }
+  s.q_norm = random.Normals(static_cast<size_t>(c.dim));
+  s.k_norm = random.Normals(static_cast<size_t>(c.dim));
+  for (int i = 0; i < kMaxPosition * c.rope_dims / 2; ++i) {
+    const double angle = 6.3 * random.Uniform();
+    s.cos.push_back(static_cast<float>(1.1 * std::cos(angle)));  // with an attention factor
+    s.sin.push_back(static_cast<float>(1.1 * std::sin(angle)));
+  }
+  s.rope = {s.cos.data(), s.sin.data(), c.rope_dims, c.pairing};
+  s.k_rounding = MakeRounding(c, &random);
+  s.v_rounding = MakeRounding(c, &random);
+  s.arena.resize(kPages * s.layout.page_bytes);
+  for (uint8_t& b : s.arena) b = random.Byte();
+  s.rows.positions.resize(static_cast<size_t>(s.max_rows), 1 << 30);
+  s.rows.row_sequence.resize(static_cast<size_t>(s.max_rows), 1 << 28);
+  return s;
+}
+
+// What a step leaves.
+struct Result {
+  std::vector<float> q;
+  std::vector<uint8_t> arena;
+  uint32_t saturated;
+};
+Result Define(const AppendCase& c, const Step& s) {
+  Result result{s.q, s.arena, kSaturatedBefore};
+  std::vector<float> k = s.k;
+  const auto dim = static_cast<size_t>(c.dim);
+  const auto finish = [&](const std::vector<float>& norm, int position, int heads, float* row) {
+    for (float* head = row; head != row + static_cast<size_t>(heads) * dim; head += dim) {
+      if (c.norms) NormInOrder(norm.data(), kEps, c.dim, head);
+      ApplyRope(s.rope, position, head);
+    }
+  };
+  for (size_t r = 0; r < static_cast<size_t>(s.rows.num_rows); ++r) {
+    const int position = s.rows.positions[r];
+    const size_t q_at = r * static_cast<size_t>(c.q_heads) * dim, kv_at = r * static_cast<size_t>(c.kv_heads) * dim;
+    finish(s.q_norm, position, c.q_heads, &result.q[q_at]);
+    finish(s.k_norm, position, c.kv_heads, &k[kv_at]);
+    const DeviceSequence& sequence = s.rows.sequences[static_cast<size_t>(s.rows.row_sequence[r])];
+    const auto page =
+        static_cast<size_t>(s.rows.pages[static_cast<size_t>(sequence.first_page + position / c.page_tokens)]);
+    result.saturated += static_cast<uint32_t>(AppendToken(s.layout, result.arena.data() + page * s.layout.page_bytes,
+                                                          kLayer, position % c.page_tokens, &k[kv_at], &s.v[kv_at],
+                                                          {s.k_rounding.view(), s.v_rounding.view()}));
+  }
+  return result;
 }
 
 class AppendTest : public DeviceTest, public ::testing::WithParamInterface<AppendCase> {
@@ -181,109 +257,68 @@ class AppendTest : public DeviceTest, public ::testing::WithParamInterface<Appen
               r.feedback.empty() ? nullptr : d.feedback.data()};
     return d;
   }
+  Result Run(const AppendCase& c, const Step& s) {
+    const auto counts = Upload(std::vector<BatchCounts>{{s.rows.num_rows, 3, 0, 0}});
+    const auto positions = Upload(s.rows.positions), row_sequence = Upload(s.rows.row_sequence);
+    const auto pages = Upload(s.rows.pages);
+    const auto sequences = Upload(s.rows.sequences);
+    const auto q = Upload(s.q), k = Upload(s.k), v = Upload(s.v);
+    const auto q_norm = Upload(s.q_norm), k_norm = Upload(s.k_norm), cos = Upload(s.cos), sin = Upload(s.sin);
+    const auto arena = Upload(s.arena);
+    const auto saturated = Upload(std::vector<uint32_t>{kSaturatedBefore});
+    const OnDevice k_rounding = UploadRounding(s.k_rounding), v_rounding = UploadRounding(s.v_rounding);
+    AppendArgs args;
+    args.shape.num_q_heads = c.q_heads;
+    args.shape.num_kv_heads = c.kv_heads;
+    args.shape.head_dim = c.dim;
+    args.q = q.data();
+    args.k = k.data();
+    args.v = v.data();
+    args.q_norm = c.norms ? q_norm.data() : nullptr;
+    args.k_norm = c.norms ? k_norm.data() : nullptr;
+    args.eps = kEps;
+    args.rope = {cos.data(), sin.data(), c.rope_dims, c.pairing};
+    args.rounding = {k_rounding.view, v_rounding.view};
+    args.layer = kLayer;
+    args.saturated = saturated.data();
+    DeviceBatch batch;
+    batch.max_rows = s.max_rows;
+    batch.max_sequences = 3;
+    batch.counts = counts.data();
+    batch.positions = positions.data();
+    batch.row_sequence = row_sequence.data();
+    batch.sequences = sequences.data();
+    batch.pages = pages.data();
+    RotateAndAppend(device_, args, batch, {arena.data(), s.layout});
+    return {Download(q), Download(arena), Download(saturated)[0]};
+  }
 };
 
 TEST_P(AppendTest, AsTheDefinitionsByteForByte) {
-  const AppendCase& c = GetParam();
-  Random random(17);
-  const PageLayout layout = PageLayout::Create(c.page_tokens, kLayers, c.kv_heads, c.dim, c.k_format, c.v_format,
-                                               /*key_bounds=*/false, SlabOrder::kDevice);
-  Rows rows = MakeRows(c.page_tokens, &random);
-  const int max_rows = rows.num_rows + 6;
-  const auto dim = static_cast<size_t>(c.dim);
-  const size_t q_width = static_cast<size_t>(c.q_heads) * dim, kv_width = static_cast<size_t>(c.kv_heads) * dim;
-  std::vector<float> q = random.Normals(static_cast<size_t>(max_rows) * q_width);
-  std::vector<float> k = random.Normals(static_cast<size_t>(max_rows) * kv_width, 3.0f);
-  std::vector<float> v = random.Normals(static_cast<size_t>(max_rows) * kv_width, 0.3f);
-  if (c.inputs == Inputs::kAwkward) {
-    MakeAwkward(c.dim, &k);
-    MakeAwkward(c.dim, &v);
-  }
-  const std::vector<float> q_norm = random.Normals(dim), k_norm = random.Normals(dim);
-  const size_t turns = static_cast<size_t>(kMaxPosition * c.rope_dims / 2);
-  std::vector<float> cos(turns), sin(turns);
-  for (size_t i = 0; i < turns; ++i) {
-    const double angle = 6.3 * random.Uniform();
-    cos[i] = static_cast<float>(1.1 * std::cos(angle));  // with an attention factor
-    sin[i] = static_cast<float>(1.1 * std::sin(angle));
-  }
-  const float eps = 1e-5f;
-  const HostRounding k_rounding = MakeRounding(c, &random), v_rounding = MakeRounding(c, &random);
-  std::vector<uint8_t> arena(kPages * layout.page_bytes);
-  for (uint8_t& b : arena) b = random.Byte();
-
-  // On the device. Padding rows have indices that no array has.
-  std::vector<int32_t> positions = rows.positions, row_sequence = rows.row_sequence;
-  positions.resize(static_cast<size_t>(max_rows), 1 << 30);
-  row_sequence.resize(static_cast<size_t>(max_rows), 1 << 28);
-  const auto d_counts = Upload(std::vector<BatchCounts>{{rows.num_rows, 3, 0, 0}});
-  const auto d_positions = Upload(positions), d_row_sequence = Upload(row_sequence), d_pages = Upload(rows.pages);
-  const auto d_sequences = Upload(rows.sequences);
-  const auto d_q = Upload(q), d_k = Upload(k), d_v = Upload(v), d_q_norm = Upload(q_norm), d_k_norm = Upload(k_norm);
-  const auto d_cos = Upload(cos), d_sin = Upload(sin);
-  const auto d_arena = Upload(arena);
-  const auto d_saturated = Upload(std::vector<uint32_t>{kSaturatedBefore});
-  const OnDevice d_k_rounding = UploadRounding(k_rounding), d_v_rounding = UploadRounding(v_rounding);
-  AppendArgs args;
-  args.shape.num_q_heads = c.q_heads;
-  args.shape.num_kv_heads = c.kv_heads;
-  args.shape.head_dim = c.dim;
-  args.q = d_q.data();
-  args.k = d_k.data();
-  args.v = d_v.data();
-  args.q_norm = c.norms ? d_q_norm.data() : nullptr;
-  args.k_norm = c.norms ? d_k_norm.data() : nullptr;
-  args.eps = eps;
-  args.rope = {d_cos.data(), d_sin.data(), c.rope_dims, c.pairing};
-  args.rounding = {d_k_rounding.view, d_v_rounding.view};
-  args.layer = kLayer;
-  args.saturated = d_saturated.data();
-  DeviceBatch batch;
-  batch.max_rows = max_rows;
-  batch.max_sequences = 3;
-  batch.counts = d_counts.data();
-  batch.positions = d_positions.data();
-  batch.row_sequence = d_row_sequence.data();
-  batch.sequences = d_sequences.data();
-  batch.pages = d_pages.data();
-  RotateAndAppend(device_, args, batch, {d_arena.data(), layout});
-
-  // As defined.
-  const RopeTable rope{cos.data(), sin.data(), c.rope_dims, c.pairing};
-  const std::vector<float> q_before = q;
-  const auto finish = [&](const std::vector<float>& norm, int position, float* head) {
-    if (c.norms) NormInOrder(norm.data(), eps, c.dim, head);
-    ApplyRope(rope, position, head);
-  };
-  uint32_t saturated = kSaturatedBefore;
-  for (int r = 0; r < rows.num_rows; ++r) {
-    const auto row = static_cast<size_t>(r);
-    const int position = rows.positions[row];
-    for (size_t h = 0; h < static_cast<size_t>(c.q_heads); ++h) finish(q_norm, position, &q[row * q_width + h * dim]);
-    for (size_t h = 0; h < static_cast<size_t>(c.kv_heads); ++h) finish(k_norm, position, &k[row * kv_width + h * dim]);
-    const DeviceSequence& s = rows.sequences[static_cast<size_t>(rows.row_sequence[row])];
-    const auto page = static_cast<size_t>(rows.pages[static_cast<size_t>(s.first_page + position / c.page_tokens)]);
-    saturated += static_cast<uint32_t>(AppendToken(layout, arena.data() + page * layout.page_bytes, kLayer,
-                                                   position % c.page_tokens, &k[row * kv_width], &v[row * kv_width],
-                                                   {k_rounding.view(), v_rounding.view()}));
-  }
-  const std::vector<uint8_t> got_arena = Download(d_arena);
+  const Step s = MakeStep(GetParam());
+  const Result want = Define(GetParam(), s), got = Run(GetParam(), s);
   size_t different = 0;
-  for (size_t i = 0; i < arena.size(); ++i) different += got_arena[i] != arena[i] ? 1 : 0;
-  EXPECT_EQ(different, 0u) << "bytes of " << arena.size();
-  EXPECT_EQ(Download(d_saturated)[0], saturated);
-  const std::vector<float> got_q = Download(d_q);
-  EXPECT_EQ(std::memcmp(got_q.data(), q.data(), q.size() * sizeof(float)), 0);
+  for (size_t i = 0; i < want.arena.size(); ++i) different += got.arena[i] != want.arena[i] ? 1 : 0;
+  EXPECT_EQ(different, 0u) << "bytes of " << want.arena.size();
+  EXPECT_EQ(got.saturated, want.saturated);
+  EXPECT_EQ(std::memcmp(got.q.data(), want.q.data(), want.q.size() * sizeof(float)), 0);
+}
 
-  // Against fp64. Norm: at most 16 fma and 5 additions to a sum of positive values, each half an ulp, halved by the
-  // root; division, eps, root, reciprocal and two products: under 17 half ulps. Rotation: two more of each product.
-  for (int r = 0; r < rows.num_rows; ++r) {
+// Norm: at most 16 fma and 5 additions to a sum of positive values, each half an ulp, halved by the root; division,
+// eps, root, reciprocal and two products: under 17 half ulps. Rotation: two more of each product.
+TEST_P(AppendTest, QueriesAreTheExactOnesWithinTheirRoundings) {
+  AppendCase c = GetParam();
+  c.feedback = false;  // which is dear to make, and no concern of queries
+  const Step s = MakeStep(c);
+  const Result got = Run(c, s);
+  const auto dim = static_cast<size_t>(c.dim);
+  for (int r = 0; r < s.rows.num_rows; ++r) {
     for (int h = 0; h < c.q_heads; ++h) {
-      const size_t at = static_cast<size_t>(r) * q_width + static_cast<size_t>(h) * dim;
-      const ExactHead e = FinishExactly(c.norms ? q_norm.data() : nullptr, eps, rope,
-                                        rows.positions[static_cast<size_t>(r)], c.dim, &q_before[at]);
+      const size_t at = static_cast<size_t>(r * c.q_heads + h) * dim;
+      const ExactHead e = FinishExactly(c.norms ? s.q_norm.data() : nullptr, kEps, s.rope,
+                                        s.rows.positions[static_cast<size_t>(r)], c.dim, &s.q[at]);
       for (size_t d = 0; d < dim; ++d) {
-        const double error = std::fabs(double{got_q[at + d]} - e.value[d]);
+        const double error = std::fabs(double{got.q[at + d]} - e.value[d]);
         ASSERT_TRUE(error <= 20 * kHalfUlp * e.magnitude[d]) << "row " << r << " head " << h << " dim " << d;
       }
     }
@@ -306,8 +341,8 @@ INSTANTIATE_TEST_SUITE_P(
         AppendCase{"E4M3Compensated", 3, 3, 128, 16, kE, kE, 0, kA, false, false, true, Inputs::kAwkward},
         AppendCase{"Int8Compensated", 3, 3, 96, 32, kI, kI, 0, kA, false, true, true, Inputs::kAwkward},
         AppendCase{"MixedCompensated", 6, 3, 16, 16, kI, kE, 0, kA, false, true, true, Inputs::kAwkward},
-        AppendCase{"WideCompensated", 1, 1, 256, 16, kI, kE, 0, kA, false, false, true},
-        AppendCase{"WidestCompensated", 1, 1, 512, 16, kE, kI, 0, kA, false, true, true},
+        AppendCase{"WideCompensated", 2, 2, 256, 16, kI, kE, 0, kA, false, false, true},
+        AppendCase{"WidestCompensated", 2, 2, 512, 16, kE, kI, 0, kA, false, true, true},
         // What models have.
         AppendCase{"LlamaAdjacent", 6, 2, 128, 16, kE, kE, 128, kA},
         AppendCase{"QwenNormed", 6, 2, 128, 16, kI, kE, 128, kP, true, true, true},

@@ -1,224 +1,268 @@
-// Decode attention against its definition in double on what the pages store.
-//
-// Tolerance: the oracle rounds q to f16 as the kernel does, so what is left is the rounding of the weights p to f16
-// (relative error at most u = 2^-11, uniform: u / sqrt(3) in the mean square) and of f32 sums (2^-24, nothing beside
-// it). out = sum p_j v_j / sum p_j with errors of p_j that are independent, and v_j of mean zero, has the relative
-// error u / sqrt(3) = 2.8e-4 in the L2 norm of a row; over the 64 values or more of a row it scatters by a tenth. 1e-3
-// is above it three times and a half; a token that is missing or too many, of 700, is an error of 0.04.
-#include <algorithm>
+// Decode attention against its definition: formats, shapes, masks, scales; and what must not change a bit.
 #include <cmath>
-#include <limits>
+#include <functional>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/quant_format.h"
-#include "tests/kernels/cuda/device_fixture.h"
-#include "tests/kernels/op_cases.h"
+#include "tests/kernels/cuda/attention_rig.h"
 
 namespace dunlin::kernels::cuda {
 namespace {
 
-using kernels::testing::FillPages;
-using kernels::testing::MakeBatch;
-using kernels::testing::PagedBatch;
-using kernels::testing::Random;
-using kernels::testing::SequenceShape;
-
-constexpr double kTolerance = 1e-3;
-constexpr float kUntouched = -12345.0f;
-constexpr int kPaddingRows = 3;
-
-struct Case {
-  KvFormat k_format = KvFormat::kE4M3;
-  KvFormat v_format = KvFormat::kE4M3;
-  int dim = 64;
-  int q_heads = 3;
-  int kv_heads = 1;
-  int window = 0;
-  int sinks = 0;
-  float soft_cap = 0.0f;
-  bool sink_logits = false;
-  int page_tokens = 16;
-  int max_parts = 0;
-  float q_scale = 1.0f;
-
-  AttentionShape shape() const {
-    AttentionShape s;
-    s.num_q_heads = q_heads;
-    s.num_kv_heads = kv_heads;
-    s.head_dim = dim;
-    s.scale = 1.0f / std::sqrt(static_cast<float>(dim));
-    s.window = window;
-    s.sinks = sinks;
-    return s;
-  }
-  PageLayout layout() const {
-    return PageLayout::Create(page_tokens, 2, kv_heads, dim, k_format, v_format, false, SlabOrder::kDevice);
-  }
-};
-constexpr int kLayer = 1;
-
-std::vector<SequenceShape> OneRowEach(const std::vector<int>& contexts) {
-  std::vector<SequenceShape> shapes;
-  for (const int context : contexts) shapes.push_back({context - 1, 1});
-  return shapes;
-}
-
-struct Inputs {
-  PagedBatch batch;
-  std::vector<float> q;  // of the rows, without padding
-  std::vector<float> sink_logits;
-};
-
-Inputs MakeInputs(const Case& c, const std::vector<SequenceShape>& sequences, uint64_t page_seed = 3) {
-  Inputs in;
-  in.batch = MakeBatch(c.layout(), sequences, page_seed);
-  FillPages(&in.batch, 11);
-  Random random(5);
-  in.q = random.Normals(in.batch.positions.size() * static_cast<size_t>(c.q_heads * c.dim), c.q_scale);
-  in.sink_logits = random.Normals(static_cast<size_t>(c.q_heads), 2.0f);
-  return in;
-}
-
-const uint8_t* PageOfToken(const PagedBatch& b, size_t sequence, int token) {
-  return b.kv.page(b.tables[sequence][static_cast<size_t>(token / b.layout.page_tokens)]);
-}
-
-// One row and q head, in double.
-std::vector<double> OracleHead(const Case& c, const Inputs& in, size_t sequence, int row, int head) {
-  const PagedBatch& b = in.batch;
-  const int position = b.positions[static_cast<size_t>(row)], kv_head = head / (c.q_heads / c.kv_heads);
-  const size_t dim = static_cast<size_t>(c.dim);
-  const float* q = in.q.data() + static_cast<size_t>(row * c.q_heads + head) * dim;
-  const SeenRuns seen = TokensSeen(c.shape().pattern(), position, position);
-  std::vector<double> scores;
-  std::vector<float> vector(dim);
-  double top = c.sink_logits ? static_cast<double>(in.sink_logits[static_cast<size_t>(head)]) : -INFINITY;
-  for (int t = 0; t <= position; ++t) {
-    if (!seen.Contains(t)) continue;
-    ReadKey(b.layout, PageOfToken(b, sequence, t), kLayer, kv_head, t % c.page_tokens, vector.data());
-    double s = 0;
-    for (size_t d = 0; d < dim; ++d) s += static_cast<double>(HalfToFloat(FloatToHalf(q[d]))) * vector[d];
-    s *= static_cast<double>(c.shape().scale);
-    if (c.soft_cap > 0) s = c.soft_cap * std::tanh(s / c.soft_cap);
-    scores.push_back(s);
-    top = std::max(top, s);
-  }
-  double sum = c.sink_logits ? std::exp(static_cast<double>(in.sink_logits[static_cast<size_t>(head)]) - top) : 0.0;
-  std::vector<double> out(dim, 0.0);
-  size_t next = 0;
-  for (int t = 0; t <= position; ++t) {
-    if (!seen.Contains(t)) continue;
-    const double p = std::exp(scores[next++] - top);
-    sum += p;
-    ReadValue(b.layout, PageOfToken(b, sequence, t), kLayer, kv_head, t % c.page_tokens, vector.data());
-    for (size_t d = 0; d < dim; ++d) out[d] += p * static_cast<double>(vector[d]);
-  }
-  for (double& x : out) x /= sum;
-  return out;
-}
-
-// Of the sequences that decode serves; the others' rows stay empty.
-std::vector<std::vector<double>> Oracle(const Case& c, const Inputs& in) {
-  std::vector<std::vector<double>> rows(in.batch.positions.size());
-  for (size_t i = 0; i < in.batch.slices.size(); ++i) {
-    const SequenceSlice& s = in.batch.slices[i];
-    for (int row = s.first_row; row < s.first_row + s.num_rows && s.num_rows < kPrefillRows; ++row) {
-      for (int head = 0; head < c.q_heads; ++head) {
-        const std::vector<double> out = OracleHead(c, in, i, row, head);
-        rows[static_cast<size_t>(row)].insert(rows[static_cast<size_t>(row)].end(), out.begin(), out.end());
-      }
-    }
-  }
-  return rows;
-}
-
-class AttentionDecode : public testing::DeviceTest {
- protected:
-  // The output of all rows and of the padding; what no kernel wrote is kUntouched.
-  std::vector<float> Decode(const Case& c, const Inputs& in) {
-    const PagedBatch& b = in.batch;
-    const int rows = static_cast<int>(b.positions.size()), max_rows = rows + kPaddingRows;
-    std::vector<int32_t> positions = b.positions, row_sequence, tables;
-    std::vector<DeviceSequence> sequences;
-    int max_context = 0;
-    for (size_t i = 0; i < b.slices.size(); ++i) {
-      const SequenceSlice& s = b.slices[i];
-      sequences.push_back({s.first_row, s.num_rows, s.context_tokens, static_cast<int32_t>(tables.size())});
-      tables.insert(tables.end(), b.tables[i].begin(), b.tables[i].end());
-      row_sequence.insert(row_sequence.end(), static_cast<size_t>(s.num_rows), static_cast<int32_t>(i));
-      max_context = std::max(max_context, s.context_tokens + s.num_rows);
-    }
-    positions.resize(static_cast<size_t>(max_rows), 1 << 30);
-    row_sequence.resize(static_cast<size_t>(max_rows), 1 << 30);
-    std::vector<float> q = in.q;
-    const size_t width = static_cast<size_t>(c.q_heads * c.dim);
-    q.resize(static_cast<size_t>(max_rows) * width, std::numeric_limits<float>::quiet_NaN());
-
-    const auto memory = Upload(b.memory);
-    const auto counts = Upload(std::vector<BatchCounts>{{rows, static_cast<int32_t>(sequences.size()), 0, 0}});
-    const auto d_positions = Upload(positions), d_row_sequence = Upload(row_sequence), d_tables = Upload(tables);
-    const auto d_sequences = Upload(sequences);
-    const auto d_q = Upload(q), d_sinks = Upload(in.sink_logits);
-    const auto out = Upload(std::vector<float>(q.size(), kUntouched));
-
-    DeviceBatch batch;
-    batch.max_rows = max_rows;
-    batch.max_sequences = static_cast<int32_t>(sequences.size());
-    batch.counts = counts.data();
-    batch.positions = d_positions.data();
-    batch.row_sequence = d_row_sequence.data();
-    batch.sequences = d_sequences.data();
-    batch.pages = d_tables.data();
-    const DevicePages pages{memory.data(), b.layout};
-    AttentionLimits limits;
-    limits.max_rows = max_rows;
-    limits.max_context = max_context;
-    limits.max_parts = c.max_parts;
-    limits.shape = c.shape();
-    const auto workspace = Room<uint8_t>(AttentionWorkspaceBytes(*device_, limits));
-    AttentionCallArgs args;
-    args.shape = c.shape();
-    args.soft_cap = c.soft_cap;
-    args.sink_logits = c.sink_logits ? d_sinks.data() : nullptr;
-    args.layer = kLayer;
-    args.q = d_q.data();
-    args.out = out.data();
-    args.workspace = workspace.data();
-    EXPECT_EQ(AttentionUnsupported(args.shape, b.layout), nullptr);
-    PlanAttention(device_, limits, batch, pages, workspace.data());
-    DecodeAttention(device_, args, limits, batch, pages);
-    return Download(out);
-  }
-
-  // The largest relative L2 error of a row; rows that decode does not serve must be as they were.
-  double Error(const Case& c, const Inputs& in, const std::vector<float>& got) {
-    const std::vector<std::vector<double>> want = Oracle(c, in);
-    const auto width = static_cast<std::ptrdiff_t>(c.q_heads * c.dim);
-    double worst = 0;
-    for (std::ptrdiff_t row = 0; row < static_cast<std::ptrdiff_t>(got.size()) / width; ++row) {
-      const std::vector<float> values(got.begin() + row * width, got.begin() + (row + 1) * width);
-      if (row >= static_cast<std::ptrdiff_t>(want.size()) || want[static_cast<size_t>(row)].empty()) {
-        EXPECT_EQ(std::count(values.begin(), values.end(), kUntouched), width) << "row " << row;
-        continue;
-      }
-      const double error = testing::RelativeL2(values, want[static_cast<size_t>(row)]);
-      if (!(error <= worst)) worst = error;
-    }
-    return worst;
-  }
-  void Check(const Case& c, const Inputs& in) {
-    const double error = Error(c, in, Decode(c, in));
-    EXPECT_TRUE(error <= kTolerance) << error;
-  }
-};
+using testing::AttentionCase;
+using testing::AttentionInputs;
+using testing::kLayer;
+using testing::MakeInputs;
+using testing::OneRowEach;
+using AttentionDecode = testing::DecodeTest;
 
 const std::vector<int> kContexts = {1, 17, 31, 33, 257, 700};
 
+void EveryGroup(KvFormat k, KvFormat v,
+                const std::function<void(const AttentionCase&, const AttentionInputs&)>& check) {
+  for (const int dim : {64, 128, 256}) {
+    for (const int group : {1, 3, 4, 8, 9, 16}) {
+      AttentionCase c;
+      c.k_format = k;
+      c.v_format = v;
+      c.dim = dim;
+      c.kv_heads = group < 4 ? 2 : 1;
+      c.q_heads = group * c.kv_heads;
+      SCOPED_TRACE("head_dim " + std::to_string(dim) + ", group " + std::to_string(group));
+      const bool all = group == 3 || group == 9;
+      check(c, MakeInputs(c, OneRowEach(all ? kContexts : std::vector<int>{1, 17, 31, 33, 257})));
+    }
+  }
+}
+
 TEST_F(AttentionDecode, E4M3) {
-  Case c;
+  EveryGroup(KvFormat::kE4M3, KvFormat::kE4M3, [&](const auto& c, const auto& in) { Check(c, in); });
+}
+TEST_F(AttentionDecode, Int8) {
+  EveryGroup(KvFormat::kInt8, KvFormat::kInt8, [&](const auto& c, const auto& in) { Check(c, in); });
+}
+TEST_F(AttentionDecode, Int8KeysE4M3Values) {
+  EveryGroup(KvFormat::kInt8, KvFormat::kE4M3, [&](const auto& c, const auto& in) { Check(c, in); });
+}
+TEST_F(AttentionDecode, F16) {
+  EveryGroup(KvFormat::kF16, KvFormat::kF16, [&](const auto& c, const auto& in) { Check(c, in); });
+}
+
+// What the window hides may be anything, in its pages too: they may have gone to others.
+TEST_F(AttentionDecode, WindowsAndSinks) {
+  struct Mask {
+    int window, sinks, page_tokens;
+  };
+  for (const Mask m : {Mask{1, 0, 16}, Mask{5, 3, 16}, Mask{16, 0, 32}, Mask{37, 20, 16}, Mask{256, 16, 64},
+                       Mask{300, 0, 16}, Mask{255, 257, 48}}) {
+    for (const KvFormat format : {KvFormat::kE4M3, KvFormat::kInt8}) {
+      SCOPED_TRACE("window " + std::to_string(m.window));
+      AttentionCase c;
+      c.k_format = c.v_format = format;
+      c.window = m.window;
+      c.sinks = m.sinks;
+      c.page_tokens = m.page_tokens;
+      AttentionInputs in = MakeInputs(c, OneRowEach({1, 5, 17, 31, 33, 38, 257, 700}));
+      for (size_t i = 0; i < in.batch.slices.size(); ++i) {
+        const int position = in.batch.slices[i].context_tokens;
+        const SeenRuns seen = TokensSeen(c.shape().pattern(), position, position);
+        for (int t = 0; t < position; ++t) {
+          if (!seen.Contains(t)) testing::PoisonToken(&in.batch, i, t);
+        }
+      }
+      Check(c, in);
+    }
+  }
+}
+
+TEST_F(AttentionDecode, SoftCapAndSinkLogits) {
+  AttentionCase c;
+  c.q_scale = 8.0f;
+  c.soft_cap = 5.0f;
   Check(c, MakeInputs(c, OneRowEach(kContexts)));
+  c.sink_logits = true;
+  Check(c, MakeInputs(c, OneRowEach(kContexts)));
+  c.soft_cap = 0.0f;
+  c.q_scale = 1.0f;
+  c.window = 40;
+  c.sinks = 2;
+  c.dim = 128;
+  Check(c, MakeInputs(c, OneRowEach(kContexts)));
+}
+
+TEST_F(AttentionDecode, ASinkLogitAboveEverythingTakesAll) {
+  AttentionCase c;
+  c.sink_logits = true;
+  AttentionInputs in = MakeInputs(c, OneRowEach({17, 700}));
+  in.sink_logits.assign(in.sink_logits.size(), 1000.0f);
+  const std::vector<float> out = Decode(c, in);
+  for (size_t i = 0; i < in.q.size(); ++i) ASSERT_EQ(out[i], 0.0f) << i;
+}
+
+TEST_F(AttentionDecode, NaNShows) {
+  AttentionCase c;
+  AttentionInputs in = MakeInputs(c, OneRowEach({700}));
+  in.q[64] = NAN;  // of head 1
+  const std::vector<float> out = Decode(c, in);
+  for (size_t i = 0; i < in.q.size(); ++i) ASSERT_EQ(std::isnan(out[i]), i / 64 == 1) << i;
+}
+
+// Several rows of a sequence, as speculation verifies them; a sequence of kPrefillRows rows is left to prefill.
+TEST_F(AttentionDecode, RowsOfASequence) {
+  AttentionCase c;
+  c.kv_heads = 2;
+  c.q_heads = 6;
+  c.page_tokens = 32;
+  Check(c, MakeInputs(c, {{250, 7}, {40, 8}, {0, 5}, {0, 9}, {95, 1}, {300, 2}}));
+  c.window = 20;
+  c.sinks = 1;
+  Check(c, MakeInputs(c, {{250, 7}, {40, 8}, {0, 5}, {0, 9}, {95, 1}, {300, 2}}));
+}
+
+TEST_F(AttentionDecode, ABatchWithoutRowsForItWritesNothing) {
+  AttentionCase c;
+  Check(c, MakeInputs(c, {{40, 8}}));
+}
+
+// More rows than the plan takes at a time.
+TEST_F(AttentionDecode, ManyRows) {
+  AttentionCase c;
+  c.q_heads = 1;
+  std::vector<kernels::testing::SequenceShape> sequences;
+  for (int i = 0; i < 280; ++i)
+    sequences.push_back(i % 9 == 4 ? kernels::testing::SequenceShape{3, 8}
+                                   : kernels::testing::SequenceShape{i % 40, 1});
+  Check(c, MakeInputs(c, sequences));
+}
+
+// ---- Scales far apart ----
+
+// Rewrites every token's K and V: K has key(e) in dim 0 and nothing else, V is random times 2^e, e from -100 to 60.
+template <typename Key>
+AttentionInputs SpreadInputs(const AttentionCase& c, const Key& key) {
+  AttentionInputs in = MakeInputs(c, OneRowEach(kContexts));
+  kernels::testing::Random random(17);
+  const auto dim = static_cast<size_t>(c.dim);
+  for (size_t i = 0; i < in.batch.slices.size(); ++i) {
+    for (int t = 0; t <= in.batch.slices[i].context_tokens; ++t) {
+      const int e = random.Int(-100, 60);
+      std::vector<float> k(dim, 0.0f), v = random.Normals(dim);
+      k[0] = key(e);
+      for (float& x : v) x = std::ldexp(x, e);
+      AppendToken(in.batch.layout, testing::PageOfToken(in.batch, i, t), kLayer, t % c.page_tokens, k.data(), v.data());
+    }
+  }
+  for (size_t i = 0; i < in.q.size(); i += dim) in.q[i] = 1.0f;
+  return in;
+}
+
+// The tokens of the largest V make the result, whatever the softmax's largest weight is.
+TEST_F(AttentionDecode, ValuesOfEveryMagnitude) {
+  for (const KvFormat format : {KvFormat::kE4M3, KvFormat::kInt8}) {
+    AttentionCase c;
+    c.k_format = c.v_format = format;
+    Check(c, SpreadInputs(c, [](int e) { return e % 2 == 0 ? 3.0f : -5.0f; }));
+  }
+}
+
+// Scores that make up for the magnitudes: weights from 2^100 to 2^-60 of the mean, and all tokens count.
+TEST_F(AttentionDecode, ValuesAsSmallAsTheirWeightsAreLarge) {
+  for (const KvFormat format : {KvFormat::kE4M3, KvFormat::kInt8}) {
+    AttentionCase c;
+    c.k_format = c.v_format = format;
+    const double factor = std::log(2.0) / static_cast<double>(c.shape().scale);
+    Check(c, SpreadInputs(c, [&](int e) { return static_cast<float>(-e * factor); }));
+  }
+}
+
+// ---- What must not change a bit, or hardly ----
+
+std::vector<AttentionCase> SampleCases() {
+  AttentionCase a, b, c;
+  b.k_format = KvFormat::kInt8;
+  b.dim = 128;
+  b.q_heads = 18;
+  b.kv_heads = 2;
+  c.k_format = c.v_format = KvFormat::kF16;
+  c.window = 290;
+  c.sinks = 19;
+  c.sink_logits = true;
+  return {a, b, c};
+}
+
+TEST_F(AttentionDecode, ARunIsRepeatableAndPagesMayBeAnywhere) {
+  for (const AttentionCase& c : SampleCases()) {
+    const std::vector<float> first = Decode(c, MakeInputs(c, OneRowEach(kContexts)));
+    for (uint64_t seed = 3; seed < 6; ++seed) {
+      EXPECT_EQ(Decode(c, MakeInputs(c, OneRowEach(kContexts), seed)), first) << "pages of seed " << seed;
+    }
+  }
+}
+
+TEST_F(AttentionDecode, ARowsBitsAreItsOwn) {
+  for (const AttentionCase& c : SampleCases()) {
+    const AttentionInputs alone = MakeInputs(c, {{699, 1}});
+    // Its pages hold the same values when it is the first of a batch.
+    const AttentionInputs batch = MakeInputs(c, {{699, 1}, {5, 3}, {300, 1}, {20, 9}, {0, 1}}, 4);
+    std::vector<float> want = Decode(c, alone), got = Decode(c, batch);
+    want.resize(static_cast<size_t>(c.q_heads * c.dim));
+    got.resize(want.size());
+    EXPECT_EQ(got, want);
+  }
+}
+
+// Weights round alike wherever the parts begin (attention_decode.h), so only f32 sums differ: 700 terms of random sign
+// make sqrt(700) * 2^-24 = 1.6e-6.
+TEST_F(AttentionDecode, PartsMakeNoDifference) {
+  for (AttentionCase c : SampleCases()) {
+    const AttentionInputs in = MakeInputs(c, OneRowEach({257, 700}));
+    c.max_parts = 1;
+    const std::vector<float> whole = Decode(c, in);
+    for (const int parts : {2, 3}) {
+      c.max_parts = parts;
+      std::vector<float> got = Decode(c, in);
+      got.resize(in.q.size());
+      EXPECT_TRUE(testing::RelativeL2(
+                      got, std::vector<double>(whole.begin(),
+                                               whole.begin() + static_cast<std::ptrdiff_t>(in.q.size()))) <= 1e-5)
+          << parts;
+    }
+  }
+}
+
+// More parts than a warp has lanes.
+TEST_F(AttentionDecode, ManyParts) {
+  AttentionCase c;
+  Check(c, MakeInputs(c, OneRowEach({11000})));
+}
+
+TEST(AttentionUnsupported, SaysWhat) {
+  AttentionCase c;
+  EXPECT_EQ(AttentionUnsupported(c.shape(), c.layout()), nullptr);
+  const auto refuses = [](AttentionCase other) {
+    return AttentionUnsupported(other.shape(), other.layout()) != nullptr;
+  };
+  AttentionCase wide = c;
+  wide.q_heads = 17;
+  EXPECT_TRUE(refuses(wide));
+  AttentionCase uneven = c;
+  uneven.kv_heads = 2;
+  EXPECT_TRUE(refuses(uneven));
+  AttentionCase dim = c;
+  dim.dim = 96;
+  EXPECT_TRUE(refuses(dim));
+  AttentionCase format = c;
+  format.v_format = KvFormat::kF16;
+  EXPECT_TRUE(refuses(format));
+  AttentionCase pages = c;
+  pages.page_tokens = 8;
+  EXPECT_TRUE(refuses(pages));
+  AttentionShape top = c.shape();
+  top.top_pages = 4;
+  EXPECT_NE(AttentionUnsupported(top, c.layout()), nullptr);
+  PageLayout host = PageLayout::Create(16, 2, 1, 64, KvFormat::kE4M3, KvFormat::kE4M3);
+  EXPECT_NE(AttentionUnsupported(c.shape(), host), nullptr);
 }
 
 }  // namespace

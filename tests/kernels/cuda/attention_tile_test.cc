@@ -101,5 +101,20 @@ TEST(AttentionTile, EveryByteAndDimIsTakenOnce) {
   CheckMaps<KvFormat::kF16, 256>();
 }
 
+TEST(AttentionTile, PagesOfTilesWithoutADivision) {
+  for (const int page_tokens : {16, 32, 48, 64, 112, 4080, 4096}) {
+    DevicePages pages;
+    pages.layout =
+        PageLayout::Create(page_tokens, 1, 1, 64, KvFormat::kE4M3, KvFormat::kE4M3, false, SlabOrder::kDevice);
+    const LayerSlabs slabs = SlabsOfLayer(pages, 0);
+    const auto check = [&](int token) {
+      ASSERT_EQ(PageOfTile(slabs, token), token / page_tokens) << token << " of " << page_tokens;
+      ASSERT_EQ(SlotOf(slabs, 3, token), static_cast<size_t>(3 * page_tokens + token % page_tokens));
+    };
+    for (int page = 0; page < 70; ++page) check(page * page_tokens), check((page + 1) * page_tokens - 16);
+    for (int token = (1 << 28) - 16; token > (1 << 28) - 20000; token -= 16) check(token);
+  }
+}
+
 }  // namespace
 }  // namespace dunlin::kernels::cuda

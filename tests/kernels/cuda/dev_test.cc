@@ -37,6 +37,11 @@ TEST(Dev, Int8ToHalfIsExact) {
   }
 }
 
+TEST(Dev, Dp2aTakesTheLowTwoBytes) {
+  const uint32_t sums = static_cast<uint16_t>(-2032) | static_cast<uint32_t>(1905) << 16;
+  EXPECT_EQ(dev::Dp2a(sums, 0x7F7FF801u, 7), 7 - 2032 - 8 * 1905);
+}
+
 TEST(Dev, FloatToE4M3IsTheDefinition) {
   for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 40961) {
     const float value = dev::BitsToFloat(static_cast<uint32_t>(bits));

@@ -249,6 +249,73 @@ TEST_F(SamplerTest, BannedEverythingAndBrokenLogitsStillGiveAToken) {
   EXPECT_EQ(SampleOne(rows[3], {}).token, 1);
 }
 
+// What each rule keeps where its border is exactly a token's: all that can be drawn of 24 draws, as the reference does.
+TEST_F(SamplerTest, RulesKeepWhatTheySayAtTheirBorders) {
+  const auto with = [](auto set) {
+    Request r;
+    set(&r.params);
+    return r;
+  };
+  const struct {
+    std::vector<float> logits;
+    Request request;
+    std::vector<int32_t> drawn;
+  } kCases[] = {
+      {{1, 1, 1, 1}, with([](SampleParams* p) { p->top_p = 0.5f; }), {0, 1}},
+      {{1, 1, 1, 1}, with([](SampleParams* p) { p->top_p = 0.500001f; }), {0, 1, 2}},
+      {{1, 1, 1, 1}, with([](SampleParams* p) { p->top_p = 1e-30f; }), {0}},
+      {{1, 1, 1, 1}, with([](SampleParams* p) { p->typical_p = 0.75f; }), {0, 1, 2}},
+      {{1, 1, 1, 1}, with([](SampleParams* p) { p->typical_p = 1e-30f; }), {0}},
+      {{1, 2, 2, 1}, with([](SampleParams* p) { p->min_p = 1.0f; }), {1, 2}},
+      {{1, 1, 2, 2, 1}, with([](SampleParams* p) { p->top_k = 3; }), {0, 2, 3}},
+      {{1, 1, 2, 2, 1}, with([](SampleParams* p) { p->top_k = 5; }), {0, 1, 2, 3, 4}},
+      {{1, 1, 1, 1}, with([](SampleParams* p) { p->top_k = 4, p->typical_p = 0.75f, p->top_p = 0.6f; }), {0, 1}},
+  };
+  for (const auto& c : kCases) {
+    std::vector<float> logits;
+    std::vector<Request> requests;
+    for (uint64_t position = 0; position < 24; ++position) {
+      requests.push_back(c.request);
+      requests.back().params.position = position;
+      logits.insert(logits.end(), c.logits.begin(), c.logits.end());
+    }
+    const int vocab = static_cast<int>(c.logits.size());
+    const std::vector<SampleResult> got = Sample(logits, vocab, requests);
+    std::vector<int32_t> drawn;
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_TRUE(ExpectSame(got[i], c.logits.data(), vocab, requests[i].params));
+      drawn.push_back(got[i].token);
+    }
+    std::sort(drawn.begin(), drawn.end());
+    drawn.erase(std::unique(drawn.begin(), drawn.end()), drawn.end());
+    EXPECT_EQ(drawn, c.drawn) << "case " << &c - kCases;
+  }
+}
+
+TEST_F(SamplerTest, PenaltiesTurnTheArgmax) {
+  const auto greedy = [this](const std::vector<float>& logits, float repetition, float frequency, float presence,
+                             const TokenCount& count) {
+    Request r;
+    r.params.temperature = 0.0f;
+    r.params.repetition_penalty = repetition;
+    r.params.frequency_penalty = frequency;
+    r.params.presence_penalty = presence;
+    r.counts = {count};
+    const SampleResult got = SampleOne(logits, r);
+    EXPECT_TRUE(ExpectSame(got, logits.data(), static_cast<int>(logits.size()), r.Params()));
+    return got.token;
+  };
+  EXPECT_EQ(greedy({1.2f, 1.0f}, 1.5f, 0, 0, {0, 1, false}), 1);    // divided where positive
+  EXPECT_EQ(greedy({-1.0f, -1.2f}, 1.5f, 0, 0, {0, 1, false}), 1);  // multiplied where negative
+  EXPECT_EQ(greedy({-1.0f, -1.8f}, 1.5f, 0, 0, {0, 1, false}), 0);
+  EXPECT_EQ(greedy({1.2f, 1.0f}, 1, 0.15f, 0, {0, 1, true}), 0);
+  EXPECT_EQ(greedy({1.2f, 1.0f}, 1, 0.15f, 0, {0, 2, true}), 1);   // for each occurrence
+  EXPECT_EQ(greedy({1.2f, 1.0f}, 1, 0.15f, 0, {0, 2, false}), 0);  // in the output only
+  EXPECT_EQ(greedy({1.2f, 1.0f}, 1, 0, 0.15f, {0, 2, true}), 0);
+  EXPECT_EQ(greedy({1.2f, 1.0f}, 1, 0, 0.25f, {0, 1, true}), 1);
+  EXPECT_EQ(greedy({1.2f, 1.0f}, 1, 0, 0.25f, {0, 1, false}), 0);
+}
+
 TEST_F(SamplerTest, ExtremeTemperaturesAreGreedyOrUniform) {
   const std::vector<float> logits = {0.5f, 0.75f, -2.0f, 0.75f, 0.7499999f};
   for (uint64_t position = 0; position < 4; ++position) {

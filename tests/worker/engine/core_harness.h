@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <random>
 #include <span>
 #include <utility>
 #include <vector>
@@ -54,6 +55,13 @@ inline worker::NewSequence Greedy(std::vector<int32_t> prompt, int max_tokens) {
   s.max_tokens = max_tokens;
   s.sampling.temperature = 0.0f;
   return s;
+}
+
+// The same runner, able to run a step ahead: a step is executed when it is waited for or at once, at random.
+inline worker::FakeRunnerOptions Ahead(worker::FakeRunnerOptions options, uint64_t seed = 1) {
+  options.max_steps_in_flight = 2;
+  options.executes_at_submit = [random = std::make_shared<std::mt19937_64>(seed)] { return (*random)() % 2 == 0; };
+  return options;
 }
 
 class CoreHarness {

@@ -11,12 +11,20 @@
 namespace dunlin::testing {
 namespace {
 
-TEST(Engine, ASteadyDecodeStepDoesNotAllocate) {
+// With a runner that runs ahead, and one that does not.
+class EngineAllocation : public ::testing::TestWithParam<bool> {
+ protected:
+  static worker::FakeRunnerOptions Of(const worker::FakeRunnerOptions& o) { return GetParam() ? Ahead(o) : o; }
+};
+INSTANTIATE_TEST_SUITE_P(Runner, EngineAllocation, ::testing::Bool(),
+                         [](const auto& param) { return param.param ? "ahead" : "synchronous"; });
+
+TEST_P(EngineAllocation, ASteadyDecodeStepDoesNotAllocate) {
   worker::FakeRunnerOptions o;
   o.max_model_len = 1024;
   o.num_pages = 512;
   o.max_rows = 64;
-  CoreHarness h(o);
+  CoreHarness h(Of(o));
   constexpr int kSequences = 20;
   for (int i = 0; i < kSequences; ++i) {
     h.Submit(Greedy(Prompt(10 + i, i), 400));
@@ -32,9 +40,10 @@ TEST(Engine, ASteadyDecodeStepDoesNotAllocate) {
   ASSERT_GT(before, 0) << "the counter counts";
   for (int i = 0; i < 200; ++i) step();
   EXPECT_EQ(testing::NumAllocations() - before, 0u) << "in 200 steps of " << kSequences << " sequences";
+  EXPECT_EQ(h.core->stats().steps_ahead > 250, GetParam());
 }
 
-TEST(Engine, AStepThatVerifiesDraftsDoesNotAllocateEither) {
+TEST_P(EngineAllocation, AStepThatVerifiesDraftsDoesNotAllocateEither) {
   worker::FakeRunnerOptions o;
   o.max_model_len = 4096;
   o.num_pages = 2048;
@@ -43,7 +52,7 @@ TEST(Engine, AStepThatVerifiesDraftsDoesNotAllocateEither) {
   worker::EngineOptions e;
   e.num_speculative_tokens = 5;
   e.drafting = worker::Drafting::kAlways;
-  CoreHarness h(o, e);
+  CoreHarness h(Of(o), e);
   for (int i = 0; i < 8; ++i) h.Submit(Greedy(Prompt(10 + i, i), 3000));
   worker::StreamUpdate update;
   const auto step = [&] {
@@ -58,12 +67,12 @@ TEST(Engine, AStepThatVerifiesDraftsDoesNotAllocateEither) {
   EXPECT_GT(h.core->stats().accepted_draft_tokens, accepted + 100);
 }
 
-TEST(Engine, AStepThatSharesOutPromptsDoesNotAllocateEither) {
+TEST_P(EngineAllocation, AStepThatSharesOutPromptsDoesNotAllocateEither) {
   worker::FakeRunnerOptions o;
   o.max_model_len = 4096;
   o.num_pages = 2048;
   o.max_rows = 16;
-  CoreHarness h(o);
+  CoreHarness h(Of(o));
   for (int i = 0; i < 6; ++i) h.Submit(Greedy(Prompt(3000, i), 4));
   worker::StreamUpdate update;
   const auto step = [&] {

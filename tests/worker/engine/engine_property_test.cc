@@ -1,6 +1,7 @@
-// Random clients against an EngineCore: submits, cancels, deadlines, clock jumps, slow readers, a device that gets
-// lost. After every operation the engine's invariants hold; every stream is a prefix of what its sequence generates
-// alone; in the end nothing is held. The fake runner checks every slot that attention reads.
+// Random clients against an EngineCore, with a runner that runs ahead and one that does not: submits, cancels,
+// deadlines, clock jumps, slow readers, a device that gets lost. After every operation the engine's invariants hold;
+// every stream is a prefix of what its sequence generates alone; in the end nothing is held. The fake runner checks
+// every slot that attention reads.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -18,7 +19,7 @@ using worker::FinishCause;
 
 class RandomClients {
  public:
-  explicit RandomClients(uint64_t seed) : random_(seed), loses_device_(seed % 5 == 0) {
+  RandomClients(uint64_t seed, bool ahead) : random_(seed), loses_device_(seed % 5 == 0) {
     worker::FakeRunnerOptions o;
     o.page_tokens = 1 << Below(3);
     o.max_model_len = 24 + Below(20);
@@ -32,7 +33,7 @@ class RandomClients {
     e.max_unread_bytes = 24;
     e.reader_stall_limit = absl::Milliseconds(40);
     e.end_of_generation = {11, 60};
-    h_ = std::make_unique<CoreHarness>(o, e);
+    h_ = std::make_unique<CoreHarness>(ahead ? Ahead(o, seed) : o, e);
     max_model_len_ = o.max_model_len;
   }
 
@@ -64,7 +65,7 @@ class RandomClients {
 
   void Finish() {
     for (Open& o : open_) o.reads = true;
-    for (int i = 0; i < 2000 && !open_.empty(); ++i) {
+    for (int i = 0; i < 2000 && !(open_.empty() && h_->core->idle()); ++i) {
       h_->StepUnread();
       h_->clock.Advance(absl::Milliseconds(1));
       ReadAndCompare();
@@ -76,9 +77,11 @@ class RandomClients {
     EXPECT_EQ(s.blank_pages + s.cached_pages + s.quarantine_pages, s.total_pages);
     EXPECT_EQ(h_->core->CheckIdle(), "");
     EXPECT_EQ(h_->core->num_left_queue(), submitted);
+    ahead_steps += s.steps_ahead;
+    void_rows += s.void_rows;
   }
 
-  uint64_t submitted = 0, steps = 0, tokens = 0;
+  uint64_t submitted = 0, steps = 0, tokens = 0, ahead_steps = 0, void_rows = 0;
   std::vector<int> ends = std::vector<int>(7, 0);  // by FinishCause
 
  private:
@@ -147,12 +150,17 @@ class RandomClients {
   std::vector<Open> open_;
 };
 
-TEST(EngineProperty, HoldsOver60000RandomOperations) {
-  uint64_t submitted = 0, steps = 0, tokens = 0;
+class EngineProperty : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Runner, EngineProperty, ::testing::Bool(),
+                         [](const auto& param) { return param.param ? "ahead" : "synchronous"; });
+
+TEST_P(EngineProperty, HoldsOver60000RandomOperations) {
+  const bool ahead = GetParam();
+  uint64_t submitted = 0, steps = 0, tokens = 0, ahead_steps = 0, void_rows = 0;
   std::vector<int> ends(7, 0);
   for (uint64_t seed = 1; seed <= 60; ++seed) {
     SCOPED_TRACE(::testing::Message() << "seed " << seed);
-    RandomClients clients(seed);
+    RandomClients clients(seed, ahead);
     for (int op = 0; op < 1000; ++op) {
       clients.RunOne();
       ASSERT_FALSE(HasFailure()) << "after operation " << op;
@@ -162,15 +170,21 @@ TEST(EngineProperty, HoldsOver60000RandomOperations) {
     submitted += clients.submitted;
     steps += clients.steps;
     tokens += clients.tokens;
+    ahead_steps += clients.ahead_steps;
+    void_rows += clients.void_rows;
     for (size_t i = 0; i < ends.size(); ++i) ends[i] += clients.ends[i];
   }
   // The operations met what they are meant to meet.
   for (size_t i = 0; i < ends.size(); ++i) EXPECT_GT(ends[i], 20) << "sequences that ended for cause " << i;
+  EXPECT_EQ(ahead_steps > steps / 2, ahead);
+  EXPECT_EQ(void_rows > 500, ahead);
   RecordProperty("submitted", std::to_string(submitted));
   RecordProperty("steps", std::to_string(steps));
   RecordProperty("tokens", std::to_string(tokens));
-  std::printf("%llu sequences, %llu steps, %llu tokens\n", static_cast<unsigned long long>(submitted),
-              static_cast<unsigned long long>(steps), static_cast<unsigned long long>(tokens));
+  std::printf("%llu sequences, %llu steps, %llu ahead, %llu tokens, %llu void rows\n",
+              static_cast<unsigned long long>(submitted), static_cast<unsigned long long>(steps),
+              static_cast<unsigned long long>(ahead_steps), static_cast<unsigned long long>(tokens),
+              static_cast<unsigned long long>(void_rows));
 }
 
 }  // namespace

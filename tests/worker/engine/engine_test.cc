@@ -225,13 +225,17 @@ TEST(Engine, AnIdleEngineWakesForACancelOfAPausedSequenceAndForItsStall) {
   EXPECT_EQ(engine->Snapshot().held_pages, 0);
 }
 
-TEST(Engine, ClientsOfManyThreadsGetTheirOwnTokens) {
+class EngineThreads : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Runner, EngineThreads, ::testing::Bool(),
+                         [](const auto& param) { return param.param ? "ahead" : "synchronous"; });
+
+TEST_P(EngineThreads, ClientsGetTheirOwnTokens) {
   FakeRunnerOptions o;
   o.page_tokens = 4;
   o.num_pages = 90;
   o.max_model_len = 80;
   o.max_rows = 32;
-  FakeRunner runner(o);
+  FakeRunner runner(GetParam() ? Ahead(o) : o);
   EngineOptions options;
   options.max_num_seqs = 12;
   options.inbox_capacity = 8;

@@ -39,8 +39,9 @@ TEST(CudaDefaultModel, LogitsAreTheCpus) {
   options.measure_bandwidth = false;
   ASSERT_OK_AND_ASSIGN(const auto cpu, CreateCpuRunner(*file, options));
   ASSERT_OK_AND_ASSIGN(const auto cuda, CreateCudaRunner(*file, options, OpenDevice()));
-  testing::RunnerDriver want(
-      cpu.get(), [&cpu] { return static_cast<TransformerRunner<kernels::cpu::CpuOps>*>(cpu.get())->TEST_logits(); });
+  ASSERT_OK_AND_ASSIGN(const auto f32, testing::CreateF32Runner(*file, options));
+  testing::RunnerDriver want = testing::MakeDriver<kernels::cpu::CpuOps>(cpu.get());
+  testing::RunnerDriver oracle = testing::MakeDriver<testing::F32Ops>(f32.get());
   testing::RunnerDriver got(cuda.get(), [&cuda] { return static_cast<CudaRunner*>(cuda.get())->TEST_logits(); });
   testing::RunnerDriver::Sequence a, b, c;
   // "<|im_start|>user\nWhat is gravity?<|im_end|>\n<|im_start|>assistant\n"

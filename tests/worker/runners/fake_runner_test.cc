@@ -132,6 +132,107 @@ TEST(FakeRunner, AHookDecidesWhetherAStepFails) {
   EXPECT_EQ(d.runner.Step(builder.Finish(), &d.result).code(), absl::StatusCode::kUnavailable);
 }
 
+FakeRunnerOptions TwoInFlight(bool at_submit) {
+  FakeRunnerOptions o = Tiny();
+  o.max_steps_in_flight = 2;
+  o.executes_at_submit = [at_submit] { return at_submit; };
+  return o;
+}
+
+// What is submitted is copied, and carried out in the order of the calls, whenever it is executed.
+TEST(FakeRunner, AStepInFlightKeepsItsOwnCopyAndTheNextOneTakesItsTokens) {
+  for (const bool at_submit : {false, true}) {
+    FakeRunner runner(TwoInFlight(at_submit));
+    StepBatchBuilder builder(16, 4, 2);
+    V a{0, 1}, b{2, 3};
+    std::vector<int32_t> banned = {runner.Greedy(V{8, 9}, 1)[0]};
+    kernels::SampleParams greedy, other;
+    greedy.temperature = other.temperature = 0.0f;
+    other.banned = banned;
+    builder.AddSequence(V{3, 1}, 0, a, true);
+    builder.AddOutput(1, greedy);
+    builder.AddSequence(V{8, 9}, 0, b, true);
+    builder.AddOutput(1, other);
+    ASSERT_TRUE(runner.Submit(builder.Finish()).ok());
+    builder.Clear();
+    builder.AddUnknownToken(1, 2, b);  // the second output
+    builder.AddOutput(0, greedy);
+    builder.AddUnknownToken(0, 2, a);
+    builder.AddOutput(0, greedy);
+    ASSERT_TRUE(runner.Submit(builder.Finish()).ok());
+    a = b = {7, 7};
+    banned[0] = 0;
+    builder.Clear();
+    V failed;
+    ASSERT_TRUE(runner.MovePages({}, &failed).ok());
+    StepResult first, second;
+    ASSERT_TRUE(runner.Wait(&first).ok());
+    ASSERT_TRUE(runner.Wait(&second).ok());
+    const V of_a = runner.Greedy(V{3, 1}, 2);
+    EXPECT_EQ(first.outputs[0].token, of_a[0]);
+    EXPECT_EQ(second.outputs[1].token, of_a[1]);
+    const int32_t drawn = first.outputs[1].token;
+    EXPECT_NE(drawn, runner.Greedy(V{8, 9}, 1)[0]) << "banned";
+    EXPECT_EQ(second.outputs[0].token, runner.Greedy(V{8, 9, drawn}, 1)[0]);
+  }
+}
+
+TEST(FakeRunner, MovesComeAfterTheStepsInFlight) {
+  FakeRunner runner(TwoInFlight(false));
+  StepBatchBuilder builder(16, 4, 2);
+  const V pages{0, 1}, copied{5, 1};
+  builder.AddSequence(V{3, 1}, 0, pages, true);
+  ASSERT_TRUE(runner.Submit(builder.Finish()).ok());
+  V failed;
+  ASSERT_TRUE(runner.MovePages(std::vector<kv::PageMove>{{Kind::kCopy, 0, 5}}, &failed).ok());
+  builder.Clear();
+  builder.AddSequence(V{4}, 2, copied, true);  // CHECK-fails if page 5 is what page 0 was before
+  ASSERT_TRUE(runner.Submit(builder.Finish()).ok());
+  StepResult result;
+  ASSERT_TRUE(runner.Wait(&result).ok());
+  ASSERT_TRUE(runner.Wait(&result).ok());
+}
+
+TEST(FakeRunnerDeathTest, ATokenOfNoStepInFlightOrAThirdStepIsFound) {
+  const V pages{0, 1};
+  FakeRunner runner(TwoInFlight(false));
+  StepBatchBuilder builder(16, 4, 2);
+  builder.AddUnknownToken(0, 2, pages);
+  EXPECT_DEATH((void)runner.Submit(builder.Finish()), "num_held_");
+  builder.Clear();
+  builder.AddSequence(V{3}, 0, pages, true);
+  for (int i = 0; i < 2; ++i) ASSERT_TRUE(runner.Submit(builder.Finish()).ok());
+  EXPECT_DEATH((void)runner.Submit(builder.Finish()), "num_held_");
+  EXPECT_DEATH((void)FakeRunner(Tiny()).Wait(nullptr), "num_held_");
+}
+
+// A runner that knows Step alone can be asked in two parts, too.
+TEST(ModelRunner, ASynchronousRunnersResultIsKeptForWait) {
+  class Synchronous final : public ModelRunner {
+   public:
+    const RunnerInfo& info() const override { return info_; }
+    absl::Status Step(const StepBatch& batch, StepResult* result) override {
+      result->outputs.resize(1);
+      result->outputs[0].token = batch.token_ids[0] + 1;
+      return batch.num_rows() == 1 ? absl::OkStatus() : absl::UnavailableError("too many");
+    }
+    absl::Status MovePages(std::span<const kv::PageMove>, std::vector<int32_t>*) override { return absl::OkStatus(); }
+
+   private:
+    RunnerInfo info_;
+  };
+  Synchronous runner;
+  EXPECT_EQ(runner.info().max_steps_in_flight, 1);
+  StepBatch batch;
+  batch.token_ids = {4};
+  ASSERT_TRUE(runner.Submit(batch).ok());
+  StepResult result;
+  ASSERT_TRUE(runner.Wait(&result).ok());
+  EXPECT_EQ(result.outputs[0].token, 5);
+  batch.token_ids = {4, 4};
+  EXPECT_EQ(runner.Submit(batch).code(), absl::StatusCode::kUnavailable);
+}
+
 TEST(FakeRunnerDeathTest, AnotherSequencesPageInTheTableIsFound) {
   Driver d;
   d.Add({3, 1}, 0, {0}).Add({8, 9}, 0, {1}).Run();

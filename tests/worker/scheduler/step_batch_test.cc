@@ -78,6 +78,24 @@ TEST(StepBatchBuilder, AdvancesABatchThatOnlyDecodes) {
   EXPECT_EQ(b.output_rows, (V{0, 1}));
 }
 
+TEST(StepBatchBuilder, ATokenThatNobodyKnowsYetIsNamedByTheOutputThatDrawsIt) {
+  StepBatchBuilder builder(16, 4, 4);
+  const V first{3, 1}, second{7}, third{5};
+  builder.AddSequence(V{10, 11}, 4, first, true);
+  builder.AddUnknownToken(2, 3, second);
+  builder.AddOutput(0, WithSeed(1));
+  builder.AddSequence(V{20}, 0, third, true);
+  const StepBatch& b = builder.Finish();
+  EXPECT_EQ(b.token_ids, (V{10, 11, -1, 20}));
+  EXPECT_EQ(b.token_from_previous, (V{-1, -1, 2, -1}));
+  EXPECT_EQ(b.positions, (V{4, 5, 3, 0}));
+  EXPECT_EQ(b.num_prefill_rows, 3);
+  EXPECT_EQ(b.output_rows, V{2});
+  builder.Clear();
+  builder.AddSequence(V{20}, 0, third, true);
+  EXPECT_EQ(builder.Finish().token_from_previous, V{}) << "every token is known";
+}
+
 TEST(StepBatchBuilderDeathTest, ADraftNeedsItsPages) {
   StepBatchBuilder builder(16, 4, 4);
   const V one_page{7};

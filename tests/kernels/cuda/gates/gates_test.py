@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """Tests of the gates: each rule is broken once and must be found. Cubins are made here, byte by byte; no toolkit is needed."""
+import os
 import pathlib
 import re
 import struct
@@ -184,8 +185,8 @@ class LintTest(unittest.TestCase):
 class PredictTest(unittest.TestCase):
     def test_the_arithmetic(self):
         # 90 % of 4800 GB/s moves 4.32 MB in 1 us.
-        self.assertAlmostEqual(predict.seconds(4.32e6, 1, 4800.0), 5e-6)
-        self.assertAlmostEqual(predict.fraction(4.32e6, 1, 4800.0), 0.9e-6 / 5e-6)
+        self.assertAlmostEqual(predict.seconds(4.32e6, 1, 4800.0), 4e-6)
+        self.assertAlmostEqual(predict.fraction(4.32e6, 1, 4800.0), 0.9e-6 / 4e-6)
         self.assertEqual(predict.bound(4.32e6, 1, 4800.0), "latency")
         self.assertEqual(predict.bound(432e6, 1, 4800.0), "memory")
 
@@ -205,6 +206,41 @@ class LinksTest(unittest.TestCase):
             self.assertEqual(gates.links(f"{scratch}/alone"), [])
             [line] = gates.links(f"{scratch}/needs")
             self.assertIn("libabsl_f.so", line)
+
+
+class ToolkitTest(unittest.TestCase):
+    """tools/lib/cuda_toolkit with compilers that only say their release; the last one it looks at is the cache's own."""
+
+    def chosen(self, on_path=None, cudacxx=None):
+        with tempfile.TemporaryDirectory() as scratch:
+            root = pathlib.Path(scratch)
+
+            def nvcc(folder, release):
+                (root / folder).mkdir(parents=True)
+                path = root / folder / "nvcc"
+                path.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
+                path.chmod(0o755)
+                return str(path)
+
+            nvcc("cache/cuda-13.0/nvidia/cu13/bin", "13.0")
+            env = {"HOME": scratch, "DUNLIN_CACHE": f"{scratch}/cache", "PATH": os.environ["PATH"]}
+            if on_path:
+                env["PATH"] = str(pathlib.Path(nvcc("path", on_path)).parent) + ":" + env["PATH"]
+            if cudacxx:
+                env["CUDACXX"] = nvcc("own", cudacxx)
+            done = subprocess.run([gates.ROOT / "tools/lib/cuda_toolkit"], env=env, capture_output=True, text=True, check=True)
+            nvcc_path = pathlib.Path(done.stdout.strip())
+            return nvcc_path.relative_to(root).parts[0] if nvcc_path.is_relative_to(root) else "system", done.stderr
+
+    def test_the_one_that_is_there(self):
+        self.assertEqual(self.chosen(on_path="12.8")[0], "path")
+        self.assertEqual(self.chosen(on_path="12.8", cudacxx="12.6")[0], "own")
+
+    def test_one_that_is_too_old_is_passed_over_and_named(self):
+        chosen, said = self.chosen(on_path="12.4", cudacxx="11.8")
+        self.assertNotIn(chosen, ("path", "own"))
+        self.assertIn("own/nvcc is CUDA 11.8", said)
+        self.assertIn("path/nvcc is CUDA 12.4", said)
 
 
 if __name__ == "__main__":
