@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -24,6 +25,7 @@
 #include "base/status_macros.h"
 #include "proto/config_flags.h"
 #include "tools/child_process.h"
+#include "tools/device_assignment.h"
 #include "tools/flat_json.h"
 #include "tools/health.h"
 #include "tools/restart_policy.h"
@@ -45,15 +47,34 @@ std::string ReadAll(const std::string& path) {
   return out.str();
 }
 
-std::vector<std::string> WorkerFlags(v1::ServerConfig config, uint32_t index) {
-  const uint32_t workers = std::max(1u, config.workers());
+// The machine's devices as far as this build can use them.
+Assignment AssignWorkers(const ParsedConfig& parsed) {
+  std::vector<std::string> visible;
+#if DUNLIN_CUDA
+  visible = VisibleCudaDevices(getenv("CUDA_VISIBLE_DEVICES"));
+#endif
+  return AssignDevices(parsed.given.has_workers() ? parsed.config.workers() : 0, parsed.config.device(),
+                       std::move(visible));
+}
+
+// What a worker's environment has beside ours.
+std::vector<std::string> WorkerEnvironment(const Assignment& assignment, uint32_t index) {
+  if (assignment.devices.empty()) return {};
+  return {absl::StrCat("CUDA_VISIBLE_DEVICES=", assignment.devices[index % assignment.devices.size()])};
+}
+
+std::vector<std::string> WorkerFlags(v1::ServerConfig config, const Assignment& assignment, uint32_t index) {
+  const uint32_t workers = assignment.workers;
+  // Bound to devices, they take them or say why not: several workers side by side on the CPU are nobody's wish.
+  if (!assignment.devices.empty()) config.set_device("cuda");
   config.set_worker_id(absl::StrCat("worker", index));
   if (config.worker_metrics_port() != 0) config.set_worker_metrics_port(config.worker_metrics_port() + index);
   if (config.threads() == 0 && workers > 1) {
     config.set_threads(std::max(1u, std::thread::hardware_concurrency() / workers));
   }
-  // The share is of this machine's memory, which the workers divide among them.
-  if (workers > 1) config.set_gpu_memory_utilization(config.gpu_memory_utilization() / workers);
+  // The share is of this machine's or one device's memory, which the workers on it divide among them.
+  const uint32_t sharing = assignment.sharing();
+  if (sharing > 1) config.set_gpu_memory_utilization(config.gpu_memory_utilization() / sharing);
   return FlagsFromConfig(config, kWorkerFlags);
 }
 
@@ -68,11 +89,13 @@ absl::StatusOr<std::string> WriteSecrets(const v1::ServerConfig& config, const s
 }
 
 // What each worker would do with the machine; its exit code.
-int DryRun(const v1::ServerConfig& config) {
+int DryRun(const v1::ServerConfig& config, const Assignment& assignment) {
   signal(SIGCHLD, SIG_DFL);  // inherited as ignored, the kernel would reap our child unseen
-  if (config.workers() > 1) Say(absl::StrCat("the plan of each of the ", config.workers(), " workers"));
+  if (assignment.workers > 1) Say(absl::StrCat("the plan of each of the ", assignment.workers, " workers"));
+  std::vector<std::string> environment = WorkerEnvironment(assignment, 0);
+  environment.push_back(SupervisedBy(getpid()));
   const absl::StatusOr<pid_t> pid =
-      Spawn(ExecutableDirectory() + "/dunlin-worker", WorkerFlags(config, 0), {SupervisedBy(getpid())});
+      Spawn(ExecutableDirectory() + "/dunlin-worker", WorkerFlags(config, assignment, 0), environment);
   if (!pid.ok()) {
     Say(std::string(pid.status().message()));
     return 1;
@@ -85,8 +108,9 @@ struct Child {
   std::string name;
   std::string program;
   std::vector<std::string> args;
-  std::string addresses_path;  // the child writes it once it is ready
-  pid_t pid = -1;              // -1: not running
+  std::string addresses_path;                 // the child writes it once it is ready
+  std::vector<std::string> environment = {};  // beside ours
+  pid_t pid = -1;                             // -1: not running
   bool ready = false;
   bool was_ready = false;                        // ever
   absl::Time start_at = absl::InfiniteFuture();  // when to start it again
@@ -96,16 +120,17 @@ struct Child {
 class Supervisor {
  public:
   // secrets_path: of WriteSecrets.
-  Supervisor(v1::ServerConfig config, std::string directory, const std::string& secrets_path)
+  Supervisor(v1::ServerConfig config, const Assignment& assignment, std::string directory,
+             const std::string& secrets_path)
       : config_(std::move(config)), directory_(std::move(directory)), clock_(Clock::Real()) {
     const std::string bin = ExecutableDirectory();
-    const uint32_t workers = std::max(1u, config_.workers());
     Child gateway{"gateway", bin + "/dunlin-gateway", FlagsFromConfig(config_, kGatewayFlags),
                   directory_ + "/gateway.json"};
-    for (uint32_t i = 0; i < workers; ++i) {
+    for (uint32_t i = 0; i < assignment.workers; ++i) {
       const std::string name = absl::StrCat("worker", i);
       const std::string socket = absl::StrCat("unix:", directory_, "/", name, ".sock");
-      Child worker{name, bin + "/dunlin-worker", WorkerFlags(config_, i), absl::StrCat(directory_, "/", name, ".json")};
+      Child worker{name, bin + "/dunlin-worker", WorkerFlags(config_, assignment, i),
+                   absl::StrCat(directory_, "/", name, ".json"), WorkerEnvironment(assignment, i)};
       worker.args.push_back("--listen=" + socket);
       worker.args.push_back("--addresses-file=" + worker.addresses_path);
       gateway.args.push_back("--worker-address=" + socket);
@@ -147,7 +172,9 @@ class Supervisor {
   absl::Status Start(Child* c) {
     std::error_code ignored;
     std::filesystem::remove(c->addresses_path, ignored);
-    ASSIGN_OR_RETURN(c->pid, Spawn(c->program, c->args, {SupervisedBy(getpid())}));
+    std::vector<std::string> environment = c->environment;
+    environment.push_back(SupervisedBy(getpid()));
+    ASSIGN_OR_RETURN(c->pid, Spawn(c->program, c->args, environment));
     c->ready = false;
     c->start_at = absl::InfiniteFuture();
     c->policy.OnStart(clock_->Now());
@@ -279,7 +306,8 @@ int Serve(const std::vector<std::string>& args) {
     Say("--model is required: the GGUF file or checkpoint folder to serve");
     return 2;
   }
-  if (parsed.config.dry_run()) return DryRun(parsed.config);
+  const Assignment assignment = AssignWorkers(parsed);
+  if (parsed.config.dry_run()) return DryRun(parsed.config, assignment);
   if (parsed.config.json()) {
     Say("--json: only with --dry-run");
     return 2;
@@ -292,7 +320,7 @@ int Serve(const std::vector<std::string>& args) {
   const absl::StatusOr<std::string> secrets = WriteSecrets(parsed.config, *directory);
   int code = 1;
   if (secrets.ok()) {
-    code = Supervisor(parsed.config, *directory, *secrets).Run();
+    code = Supervisor(parsed.config, assignment, *directory, *secrets).Run();
   } else {
     Say(std::string(secrets.status().message()));
   }

@@ -42,7 +42,8 @@ dunlin::worker::ProgressCallback MakeProgress() {
 
 // What names a flag is bad usage; a broken model file is not.
 int ExitCodeOf(const absl::Status& status) {
-  const bool refused = absl::IsInvalidArgument(status) || absl::IsUnimplemented(status);
+  const bool refused =
+      absl::IsInvalidArgument(status) || absl::IsUnimplemented(status) || absl::IsFailedPrecondition(status);
   return refused && absl::StartsWith(status.message(), "--") ? 2 : 1;
 }
 

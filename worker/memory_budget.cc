@@ -185,7 +185,7 @@ absl::StatusOr<KvPoolPlan> PlanKvPool(const KvPoolRequest& request, const HostMe
   if (request.explicit_bytes != 0 && host.total_bytes != 0 &&
       (request.other_bytes > host.total_bytes || pool > host.total_bytes - request.other_bytes)) {
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "--kv-cache-memory-bytes: %.1f MiB of pages and %.1f MiB beside them do not fit in the host's %.1f MiB (%s)",
+        "--kv-cache-memory-bytes: %.1f MiB of pages and %.1f MiB beside them do not fit in the %.1f MiB there are (%s)",
         Mib(pool), Mib(request.other_bytes), Mib(host.total_bytes), host.total_source));
   }
   return plan;

@@ -7,6 +7,7 @@
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
+#include <array>
 #include <exception>
 #include <utility>
 #include <vector>
@@ -94,6 +95,7 @@ class Exporter final : public prometheus::Collectable {
     seconds.Observe(absl::ToDoubleSeconds(wall));
     MutexLock lock(&mu_);
     meter_.Add(prefill_rows, decode_rows, result.traffic, result.device_time, clock_->Now());
+    ++graph_steps_[static_cast<size_t>(result.graph)];
   }
 
   std::vector<MetricFamily> Collect() const override {
@@ -112,6 +114,7 @@ class Exporter final : public prometheus::Collectable {
     AddKv(stats, &page);
     AddHostTier(stats, &page);
     AddBandwidth(&page);
+    AddGraphs(&page);
     AddInfo(&page);
     AddAliases(stats, &page);
     return page.Take();
@@ -225,6 +228,18 @@ class Exporter final : public prometheus::Collectable {
     }
   }
 
+  void AddGraphs(Page* page) const ABSL_LOCKS_EXCLUDED(mu_) {
+    const std::vector<std::pair<const char*, GraphUse>> outcomes = {
+        {"eager", GraphUse::kEager}, {"recorded", GraphUse::kRecorded}, {"replayed", GraphUse::kReplayed}};
+    MutexLock lock(&mu_);
+    page->Family("dunlin_device_graph_steps_total",
+                 "Steps of a device that records them, by how they were launched; the CPU has none.",
+                 MetricType::Counter);
+    for (const auto& [name, use] : outcomes) {
+      page->Add(Count(graph_steps_[static_cast<size_t>(use)]), {{"outcome", name}});
+    }
+  }
+
   void AddInfo(Page* page) const {
     page->Gauge("dunlin_build_info", "What runs here; always 1.", 1,
                 {{"version", options_.version},
@@ -285,6 +300,7 @@ class Exporter final : public prometheus::Collectable {
   Histogram step_tokens_{kStepTokens};
   mutable Mutex mu_;
   BandwidthMeter meter_ ABSL_GUARDED_BY(mu_);
+  std::array<uint64_t, kNumGraphUses> graph_steps_ ABSL_GUARDED_BY(mu_) = {};  // by GraphUse
   mutable Mutex snapshot_mu_;
   std::function<EngineStats()> snapshot_ ABSL_GUARDED_BY(snapshot_mu_);
 };

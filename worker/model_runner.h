@@ -49,11 +49,17 @@ struct StepBatch {
   }
 };
 
+// How a step was launched by a backend that can record its launches: kernel by kernel; the same and recorded; or as a
+// graph recorded before.
+enum class GraphUse : uint8_t { kNone, kEager, kRecorded, kReplayed };
+inline constexpr int kNumGraphUses = 4;
+
 struct StepResult {
   std::vector<kernels::SampleResult> outputs;  // [num_outputs]
   kernels::Traffic traffic;                    // what the step moved
   absl::Duration device_time;                  // of the step
   int64_t kv_saturated_values = 0;
+  GraphUse graph = GraphUse::kNone;  // kNone: the backend has no graphs
 };
 
 // What the engine and the metrics must know of a runner.

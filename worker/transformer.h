@@ -17,26 +17,43 @@
 
 namespace dunlin::worker {
 
-template <typename Matrix>
+// Vector: floats where the backend's ops read them; has data() and empty().
+template <typename Matrix, typename Vector = std::vector<float>>
 struct LayerWeights {
-  std::vector<float> attn_norm;               // [hidden]
-  Matrix q, k, v;                             // [heads * head_dim, hidden]
-  std::vector<float> q_bias, k_bias, v_bias;  // empty = none
-  std::vector<float> q_norm, k_norm;          // [head_dim]; empty = none
-  Matrix o;                                   // [hidden, q_heads * head_dim]
-  std::vector<float> ffn_norm;                // [hidden]
-  Matrix gate, up;                            // [ffn, hidden]
-  Matrix down;                                // [hidden, ffn]
+  Vector attn_norm;               // [hidden]
+  Matrix q, k, v;                 // [heads * head_dim, hidden]
+  Vector q_bias, k_bias, v_bias;  // empty = none
+  Vector q_norm, k_norm;          // [head_dim]; empty = none
+  Matrix o;                       // [hidden, q_heads * head_dim]
+  Vector ffn_norm;                // [hidden]
+  Matrix gate, up;                // [ffn, hidden]
+  Matrix down;                    // [hidden, ffn]
 };
 
-template <typename Matrix>
+template <typename Matrix, typename Vector = std::vector<float>>
 struct Weights {
   Matrix token_embd;             // [vocab, hidden]
   std::optional<Matrix> output;  // nullopt: tied to token_embd
-  std::vector<float> output_norm;
-  std::vector<LayerWeights<Matrix>> layers;
+  Vector output_norm;
+  std::vector<LayerWeights<Matrix, Vector>> layers;
   const Matrix& head() const { return output.has_value() ? *output : token_embd; }
 };
+
+// A backend whose memory is not the host's brings its own Ops::Vector and makes one with Ops::Upload (weights.h).
+template <typename Ops>
+concept HasOwnVector = requires {
+  typename Ops::Vector;
+};
+template <typename Ops>
+struct VectorOfOps {
+  using type = std::vector<float>;
+};
+template <HasOwnVector Ops>
+struct VectorOfOps<Ops> {
+  using type = typename Ops::Vector;
+};
+template <typename Ops>
+using WeightsOf = Weights<typename Ops::Matrix, typename VectorOfOps<Ops>::type>;
 
 // The numbers of the network that its ops need.
 struct Network {
@@ -55,14 +72,14 @@ struct Network {
 // (nullopt: all rows), and K and V of all rows in the pages.
 // *saturated += values that the page format could not hold.
 template <kernels::TransformerOps Ops>
-kernels::Traffic ForwardStep(Ops& ops, const Network& net, const Weights<typename Ops::Matrix>& weights,
+kernels::Traffic ForwardStep(Ops& ops, const Network& net, const WeightsOf<Ops>& weights,
                              const kernels::BatchView& batch, const kernels::PagedKvView& kv,
                              const kernels::Activations& act, std::optional<std::span<const int32_t>> output_rows,
                              int64_t* saturated) {
-  const auto pointer = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
+  const auto pointer = [](const auto& v) { return v.empty() ? nullptr : v.data(); };
   kernels::Traffic traffic = ops.Embed(weights.token_embd, batch, net.embedding_scale, act.x);
   for (size_t layer = 0; layer < weights.layers.size(); ++layer) {
-    const LayerWeights<typename Ops::Matrix>& w = weights.layers[layer];
+    const auto& w = weights.layers[layer];
     kernels::LayerArgs<typename Ops::Matrix> args;
     args.input.wq = &w.q;
     args.input.wk = &w.k;

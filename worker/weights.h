@@ -1,6 +1,7 @@
 // From a model file to a backend's packed weights, tensor by tensor; the file's pages are given back as they are
 // packed, so the peak is one copy of the model (and of one matrix, where the file's form is not the blocks').
-// Thread-safety: one loader at a time.  Errors: those of the architecture table (missing or misshapen tensor, by name).
+// Thread-safety: one loader at a time.  Errors: those of the architecture table (missing or misshapen tensor, by name);
+// kResourceExhausted where a backend with memory of its own (Ops::out_of_memory) has no room for the weights.
 #ifndef DUNLIN_WORKER_WEIGHTS_H_
 #define DUNLIN_WORKER_WEIGHTS_H_
 
@@ -9,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
 #include "base/status_macros.h"
 #include "kernels/quant_format.h"
 #include "model/architectures.h"
@@ -36,15 +39,16 @@ template <typename Ops>
 class WeightLoader {
  public:
   using Matrix = typename Ops::Matrix;
+  using Floats = typename VectorOfOps<Ops>::type;
 
   WeightLoader(Ops* ops, const model::ModelFile* file, LoadProgress progress)
       : ops_(ops), file_(file), progress_(std::move(progress)) {
     for (const model::GgufTensor& t : file->gguf().tensors()) total_ += t.num_bytes();
   }
 
-  absl::StatusOr<Weights<Matrix>> Load(const model::ModelConfig& config) {
+  absl::StatusOr<WeightsOf<Ops>> Load(const model::ModelConfig& config) {
     RETURN_IF_ERROR(model::CheckTensors(file_->gguf(), config));
-    Weights<Matrix> w;
+    WeightsOf<Ops> w;
     ASSIGN_OR_RETURN(const model::ModelTensors tensors, model::FindModelTensors(file_->gguf(), config));
     w.token_embd = Pack(tensors.token_embd);
     if (tensors.output != nullptr) w.output = Pack(tensors.output);
@@ -52,7 +56,7 @@ class WeightLoader {
     w.layers.resize(static_cast<size_t>(config.num_layers));
     for (int i = 0; i < config.num_layers; ++i) {
       ASSIGN_OR_RETURN(const model::LayerTensors t, model::FindLayerTensors(file_->gguf(), config, i));
-      LayerWeights<Matrix>& layer = w.layers[static_cast<size_t>(i)];
+      LayerWeights<Matrix, Floats>& layer = w.layers[static_cast<size_t>(i)];
       layer.attn_norm = Vector(t.attn_norm);
       layer.q = Pack(t.q);
       layer.k = Pack(t.k);
@@ -67,6 +71,7 @@ class WeightLoader {
       layer.gate = Pack(t.gate);
       layer.up = Pack(t.up);
       layer.down = Pack(t.down);
+      RETURN_IF_ERROR(CheckRoom());
     }
     return w;
   }
@@ -78,12 +83,26 @@ class WeightLoader {
     Done(t);
     return m;
   }
-  std::vector<float> Vector(const model::GgufTensor* t) {
+  Floats Vector(const model::GgufTensor* t) {
     if (t == nullptr) return {};
     std::vector<float> v(static_cast<size_t>(t->num_elements()));
     kernels::DequantizeRow(t->type, file_->Read(*t, &scratch_), v);
     Done(t);
-    return v;
+    if constexpr (HasOwnVector<Ops>) {
+      return ops_->Upload(v);
+    } else {
+      return v;
+    }
+  }
+  absl::Status CheckRoom() const {
+    if constexpr (requires { ops_->out_of_memory(); }) {
+      if (ops_->out_of_memory()) {
+        return absl::ResourceExhaustedError(absl::StrFormat(
+            "the weights do not fit in the device's memory: it was full after %.1f of the file's %.1f MiB",
+            static_cast<double>(done_) / (1 << 20), static_cast<double>(total_) / (1 << 20)));
+      }
+    }
+    return absl::OkStatus();
   }
   void Done(const model::GgufTensor* t) {
     file_->DropPages(*t);

@@ -15,7 +15,7 @@
 #include "model/tokenizer/tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "worker/kv_formats.h"
-#include "worker/runners/cpu_runner.h"
+#include "worker/runners/backend.h"
 #include "worker/service/settings.h"
 
 namespace dunlin::worker {
@@ -81,6 +81,16 @@ WorkerMetrics::Options MakeMetricsOptions(const dunlin::v1::ServerConfig& config
   return options;
 }
 
+std::string DescribeDevice(const LoadedModel& loaded) {
+  const std::string& device = loaded.runner->info().device;
+  return loaded.why_cpu.empty() ? device : absl::StrCat(device, " (auto: ", loaded.why_cpu, ")");
+}
+std::string DescribeThreads(const RunnerInfo& runner) {
+  if (runner.threads == 0) return "";  // the work is not the host's
+  return absl::StrFormat(", threads %d (%d to decode)", runner.threads,
+                         runner.decode_threads > 0 ? runner.decode_threads : runner.threads);
+}
+
 }  // namespace
 
 std::string ServedModelName(const dunlin::v1::ServerConfig& config) {
@@ -92,17 +102,19 @@ absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, co
   options.progress = progress;
   options.say = [](const std::string& line) { std::fprintf(stderr, "dunlin-worker: %s\n", line.c_str()); };
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
+  ASSIGN_OR_RETURN(DeviceChoice device, ChooseDevice(config.device()));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(config.model()));
   ASSIGN_OR_RETURN(const model::ModelConfig shape, model::ParseModelConfig(file->gguf()));
   // The vocabulary first: a file that cannot be served is refused before its weights are packed.
   LoadedModel loaded;
+  loaded.why_cpu = device.why_cpu;
   {
     ASSIGN_OR_RETURN(const std::unique_ptr<const model::Tokenizer> tokenizer, model::Tokenizer::Create(file->gguf()));
     loaded.end_of_generation = tokenizer->end_of_generation();
   }
   // What the runner sets aside without using it would else lie in the vocabulary's memory, which is resident.
   ReturnFreedMemory();
-  ASSIGN_OR_RETURN(loaded.runner, CreateCpuRunner(*file, options));
+  ASSIGN_OR_RETURN(loaded.runner, CreateRunnerOn(std::move(device), *file, options));
   loaded.model.set_name(ServedModelName(config));
   loaded.model.set_architecture(shape.architecture);
   loaded.model.set_quantization(shape.quantization);
@@ -148,15 +160,13 @@ absl::StatusOr<std::unique_ptr<WorkerProcess>> WorkerProcess::Start(const dunlin
   serving.bandwidth_bytes_per_second = [metrics] { return metrics->bandwidth_bytes_per_second(); };
   process->server_->SetReady(std::move(serving));
 
+  const LoadedModel& loaded = process->loaded_;
   process->summary_ = absl::StrFormat(
-      "worker %s ready: model %s (%s), device %s%s, isa %s, threads %d (%d to decode), %d pages of %d tokens (%s), "
-      "loaded in %.1f s, "
-      "grpc %s, metrics %s",
-      config.worker_id(), process->loaded_.model.name(), process->loaded_.model.quantization(), runner.device,
-      config.device() == "auto" ? " (auto: this build has no CUDA backend)" : "", runner.isa, runner.threads,
-      runner.decode_threads > 0 ? runner.decode_threads : runner.threads, runner.num_pages, runner.page_tokens,
-      process->loaded_.model.kv_cache_dtype(), absl::ToDoubleSeconds(clock->Now() - begun), process->grpc_address(),
-      process->metrics_address());
+      "worker %s ready: model %s (%s), device %s, isa %s%s, %d pages of %d tokens (%s), loaded in %.1f s, grpc %s, "
+      "metrics %s",
+      config.worker_id(), loaded.model.name(), loaded.model.quantization(), DescribeDevice(loaded), runner.isa,
+      DescribeThreads(runner), runner.num_pages, runner.page_tokens, loaded.model.kv_cache_dtype(),
+      absl::ToDoubleSeconds(clock->Now() - begun), process->grpc_address(), process->metrics_address());
   return process;
 }
 

@@ -30,6 +30,7 @@ struct LoadedModel {
   std::unique_ptr<ModelRunner> runner;
   dunlin::v1::Model model;                 // name is the served one
   std::vector<int32_t> end_of_generation;  // ascending
+  std::string why_cpu = {};                // DeviceChoice::why_cpu
 };
 
 // (bytes packed so far, bytes in all)
@@ -37,7 +38,7 @@ using ProgressCallback = std::function<void(uint64_t done, uint64_t total)>;
 using ModelLoader = std::function<absl::StatusOr<LoadedModel>(const dunlin::v1::ServerConfig& config,
                                                               const ProgressCallback& progress)>;
 
-// Opens config.model() on the CPU backend. config: with defaults applied.
+// Opens config.model() on the device that config.device() chooses. config: with defaults applied.
 absl::StatusOr<LoadedModel> LoadModel(const dunlin::v1::ServerConfig& config, const ProgressCallback& progress);
 
 // --served-model-name, else the file's name without directory and ending.

@@ -39,6 +39,8 @@ struct RunnerOptions {
   int attention_window = 0;       // 0 = the model's own; else at most that; see attention_mask.h
   int attention_sinks = 0;        // needs a window, the model's or attention_window
   int attention_top_pages = 0;    // 0 = every page
+  bool enforce_eager = false;     // no recorded steps; a backend that records none takes no notice
+  int max_graph_context = 0;      // tokens; steps with a longer sequence are not recorded; 0 = no limit
   bool measure_bandwidth = true;  // off in tests that do not look at it
   LoadProgress progress;          // may be empty
   // Told one line about each thing worth a log entry; may be empty.
@@ -53,11 +55,13 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateReferenceRunner(const model::
 
 // What CreateCpuRunner would do, from the file's header alone.
 struct RunnerPlan {
+  std::string device = "cpu";
   KvPoolPlan pool;
   uint64_t page_bytes = 0;
   int max_model_len = 0;
-  uint64_t weight_bytes = 0;  // the file's size; packed weights differ a little
-  int32_t host_slots = 0;     // pages of the host tier
+  uint64_t weight_bytes = 0;   // the file's size; packed weights differ a little
+  uint64_t scratch_bytes = 0;  // of a device's memory, for activations and tables; the host's grows with use
+  int32_t host_slots = 0;      // pages of the host tier
 };
 absl::StatusOr<RunnerPlan> PlanRunner(const model::ModelFile& file, RunnerOptions options);
 

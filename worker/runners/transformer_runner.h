@@ -13,11 +13,11 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "base/check.h"
 #include "base/clock.h"
 #include "kernels/ops.h"
 #include "worker/kv_rounding/rounding_tables.h"
 #include "worker/model_runner.h"
+#include "worker/runners/check_batch.h"
 #include "worker/runners/kv_arena.h"
 #include "worker/runners/swap_arena.h"
 #include "worker/transformer.h"
@@ -33,7 +33,7 @@ class TransformerRunner final : public ModelRunner {
 
   struct Parts {
     std::unique_ptr<Ops> ops;
-    Weights<typename Ops::Matrix> weights;
+    WeightsOf<Ops> weights;
     Network network;  // rope pointers are set by the runner
     RopeAngles rope;
     KvRoundingTables kv_rounding;  // what network.kv_rounding points into
@@ -67,7 +67,7 @@ class TransformerRunner final : public ModelRunner {
   const RunnerInfo& info() const override { return p_.info; }
 
   absl::Status Step(const StepBatch& batch, StepResult* result) override {
-    CheckBatch(batch);
+    CheckBatch(batch, p_.info);
     const absl::Time begin = Clock::Real()->Now();
     result->kv_saturated_values = 0;
     const kernels::BatchView view = batch.view();
@@ -107,38 +107,6 @@ class TransformerRunner final : public ModelRunner {
   // another reads it.
   using Scratch = std::unique_ptr<float[]>;
   static Scratch Untouched(size_t values) { return std::make_unique_for_overwrite<float[]>(values); }
-
-  // One comparison per row and page: nothing beside the step, and a wrong page would corrupt another sequence.
-  void CheckBatch(const StepBatch& batch) const {
-    CHECK_GT(batch.num_rows(), 0);
-    CHECK_LE(batch.num_rows(), p_.info.max_rows);
-    CHECK_EQ(batch.positions.size(), batch.token_ids.size());
-    CHECK_EQ(batch.sample_params.size(), batch.output_rows.size());
-    const auto page_tokens = p_.info.page_tokens;
-    int32_t next_row = 0;
-    for (const kernels::SequenceSlice& s : batch.sequences) {
-      CHECK_EQ(s.first_row, next_row);
-      CHECK_GT(s.num_rows, 0);
-      CHECK_GE(s.context_tokens, 0);
-      const int32_t end = s.context_tokens + s.num_rows;
-      CHECK_LE(end, p_.info.max_model_len);
-      for (int32_t i = 0; i < (end + page_tokens - 1) / page_tokens; ++i) {
-        CHECK(s.pages[i] >= 0 && s.pages[i] < p_.info.num_pages) << "page " << s.pages[i];
-      }
-      next_row += s.num_rows;
-      CHECK_LE(next_row, batch.num_rows());
-      for (int32_t row = s.first_row; row < next_row; ++row) {
-        CHECK_EQ(batch.positions[static_cast<size_t>(row)], s.context_tokens + row - s.first_row);
-      }
-    }
-    CHECK_EQ(next_row, batch.num_rows());
-    for (const int32_t id : batch.token_ids) CHECK(id >= 0 && id < p_.info.vocab_size) << "token id " << id;
-    int32_t last = -1;
-    for (const int32_t row : batch.output_rows) {
-      CHECK(row > last && row < batch.num_rows()) << "output row " << row;
-      last = row;
-    }
-  }
 
   Parts p_;
   Scratch x_, q_, attn_, ffn_, logits_;

@@ -9,6 +9,7 @@
 #include "model/hugging_face/open_model.h"
 #include "nlohmann/json.hpp"
 #include "worker/kv_formats.h"
+#include "worker/runners/backend.h"
 #include "worker/service/settings.h"
 
 namespace dunlin::worker {
@@ -19,7 +20,9 @@ double Mib(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 std::string Json(const dunlin::v1::ServerConfig& config, const RunnerPlan& plan, const char* kv_dtype, int64_t tokens) {
   const nlohmann::ordered_json json = {
       {"model", config.model()},
+      {"device", plan.device},
       {"weight_bytes", plan.weight_bytes},
+      {"scratch_bytes", plan.scratch_bytes},
       {"kv_cache_dtype", kv_dtype},
       {"page_size_tokens", config.block_size()},
       {"page_bytes", plan.page_bytes},
@@ -41,18 +44,23 @@ std::string Json(const dunlin::v1::ServerConfig& config, const RunnerPlan& plan,
   return json.dump() + "\n";
 }
 
-std::string Text(const dunlin::v1::ServerConfig& config, const RunnerPlan& plan, const char* kv_dtype, int64_t tokens) {
+std::string Text(const dunlin::v1::ServerConfig& config, const std::string& why_cpu, const RunnerPlan& plan,
+                 const char* kv_dtype, int64_t tokens) {
   const HostMemory& host = plan.pool.host;
   std::string out;
   const auto line = [&out](const char* what, const std::string& value) {
     absl::StrAppendFormat(&out, "%-12s %s\n", what, value);
   };
   line("model", config.model());
+  line("device", why_cpu.empty() ? plan.device : absl::StrFormat("%s (auto: %s)", plan.device, why_cpu));
   if (host.total_bytes != 0) {
     line("memory", absl::StrFormat("%.1f MiB (%s), %.1f MiB available (%s)", Mib(host.total_bytes), host.total_source,
                                    Mib(host.available_bytes), host.available_source));
   }
   line("weights", absl::StrFormat("%.1f MiB (the file's size)", Mib(plan.weight_bytes)));
+  if (plan.scratch_bytes > 0) {
+    line("scratch", absl::StrFormat("%.1f MiB (activations, logits, tables)", Mib(plan.scratch_bytes)));
+  }
   if (plan.host_slots > 0) {
     line("host tier", absl::StrFormat("%d pages in %s", plan.host_slots,
                                       config.swap_directory().empty() ? "memory" : config.swap_directory()));
@@ -71,10 +79,11 @@ std::string Text(const dunlin::v1::ServerConfig& config, const RunnerPlan& plan,
 absl::StatusOr<std::string> DryRun(const dunlin::v1::ServerConfig& config) {
   ASSIGN_OR_RETURN(const RunnerOptions options, MakeRunnerOptions(config));
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
+  ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(config.device()));
   ASSIGN_OR_RETURN(const std::unique_ptr<model::ModelFile> file, model::OpenModel(config.model()));
-  ASSIGN_OR_RETURN(const RunnerPlan plan, PlanRunner(*file, options));
+  ASSIGN_OR_RETURN(const RunnerPlan plan, PlanRunnerOn(device, *file, options));
   const int64_t tokens = int64_t{plan.pool.pages} * config.block_size();
-  return config.json() ? Json(config, plan, kv.name, tokens) : Text(config, plan, kv.name, tokens);
+  return config.json() ? Json(config, plan, kv.name, tokens) : Text(config, device.why_cpu, plan, kv.name, tokens);
 }
 
 }  // namespace dunlin::worker

@@ -12,9 +12,6 @@
 namespace dunlin::worker {
 
 absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& config) {
-  if (config.device() == "cuda") {
-    return absl::UnimplementedError("--device cuda: this build has no CUDA backend; use --device cpu or auto");
-  }
   if (config.model().empty()) return absl::InvalidArgumentError("--model: needs a model file (GGUF)");
   ASSIGN_OR_RETURN(const KvFormats kv, ParseKvFormats(config.kv_cache_dtype()));
   RunnerOptions options;
@@ -30,6 +27,8 @@ absl::StatusOr<RunnerOptions> MakeRunnerOptions(const dunlin::v1::ServerConfig& 
   options.attention_window = static_cast<int>(config.attention_window());
   options.attention_sinks = static_cast<int>(config.attention_sinks());
   options.attention_top_pages = static_cast<int>(config.attention_top_pages());
+  options.enforce_eager = config.enforce_eager();
+  options.max_graph_context = static_cast<int>(config.max_context_len_to_capture());
   if (config.has_max_model_len()) {
     ASSIGN_OR_RETURN(const uint64_t tokens, ParseSize(config.max_model_len()));
     if (tokens > INT_MAX) return absl::InvalidArgumentError(absl::StrCat("--max-model-len: ", tokens, " is too large"));

@@ -1,5 +1,5 @@
 // From the configuration to what the runner and the engine take. Thread-safety: pure functions.
-// Errors: kInvalidArgument naming the flag and its value, kUnimplemented for a device that this build lacks.
+// Errors: kInvalidArgument naming the flag and its value.
 #ifndef DUNLIN_WORKER_SERVICE_SETTINGS_H_
 #define DUNLIN_WORKER_SERVICE_SETTINGS_H_
 

@@ -25,7 +25,8 @@ TEST(Settings, TheRunnersFlagsArrive) {
       const RunnerOptions o,
       MakeRunnerOptions(Config({"--model=m", "--block-size=32", "--max-num-seqs=3", "--max-num-batched-tokens=77",
                                 "--threads=5", "--gpu-memory-utilization=0.25", "--max-model-len=2k",
-                                "--kv-cache-memory-bytes=3M", "--swap-space-bytes=4k", "--swap-directory=/d"})));
+                                "--kv-cache-memory-bytes=3M", "--swap-space-bytes=4k", "--swap-directory=/d", "--enforce-eager",
+                                "--max-seq-len-to-capture=3K"})));
   EXPECT_EQ(o.page_tokens, 32);
   EXPECT_EQ(o.max_num_seqs, 3);
   EXPECT_EQ(o.max_rows, 77);
@@ -35,9 +36,13 @@ TEST(Settings, TheRunnersFlagsArrive) {
   EXPECT_EQ(o.kv_bytes, 3u << 20);
   EXPECT_EQ(o.swap_bytes, 4000u);
   EXPECT_EQ(o.swap_directory, "/d");
+  EXPECT_TRUE(o.enforce_eager);
+  EXPECT_EQ(o.max_graph_context, 3072);
   ASSERT_OK_AND_ASSIGN(const RunnerOptions plain, MakeRunnerOptions(Config({"--model=m"})));
   EXPECT_EQ(plain.swap_bytes, 0u);
   EXPECT_EQ(plain.kv_bytes, 0u);
+  EXPECT_FALSE(plain.enforce_eager);
+  EXPECT_EQ(plain.max_graph_context, 0) << "no limit";
 }
 
 TEST(Settings, TheEnginesFlagsArrive) {
@@ -61,8 +66,6 @@ TEST(Settings, TheEnginesFlagsArrive) {
 TEST(Settings, WhatCannotApplyIsRefusedByName) {
   EXPECT_THAT(MakeRunnerOptions(Config({"--model=m", "--swap-directory=/d"})),
               StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--swap-directory")));
-  EXPECT_THAT(MakeRunnerOptions(Config({"--model=m", "--device=cuda"})),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("--device cuda")));
   EXPECT_THAT(MakeRunnerOptions(Config({})), StatusIs(absl::StatusCode::kInvalidArgument, HasSubstr("--model")));
 }
 

@@ -98,6 +98,9 @@ TEST(WorkerMetrics, EverySeriesOfTheContractIsThereFromTheStart) {
       "dunlin_kv_host_tier_bytes_total{direction=\"out\"}",
       "dunlin_kv_host_tier_bytes_total{direction=\"in\"}",
       "dunlin_kv_host_tier_hits_total",
+      "dunlin_device_graph_steps_total{outcome=\"eager\"}",
+      "dunlin_device_graph_steps_total{outcome=\"recorded\"}",
+      "dunlin_device_graph_steps_total{outcome=\"replayed\"}",
       "dunlin_memory_bytes_total{kind=\"weights\",phase=\"prefill\"}",
       "dunlin_memory_bytes_total{kind=\"kv_read\",phase=\"prefill\"}",
       "dunlin_memory_bytes_total{kind=\"kv_write\",phase=\"prefill\"}",
@@ -272,7 +275,9 @@ TEST(WorkerMetrics, ObservationsReachTheirHistograms) {
   metrics->OnCancelToFree(absl::Milliseconds(7));
   StepResult result;
   metrics->OnStep(4, 0, result, absl::Milliseconds(2));
+  result.graph = GraphUse::kReplayed;
   metrics->OnStep(0, 2, result, absl::Milliseconds(4));
+  result.graph = GraphUse::kEager;
   metrics->OnStep(1, 2, result, absl::Milliseconds(8));
   std::map<std::string, double> s = Samples(metrics->Text());
   EXPECT_EQ(s["dunlin_queue_time_seconds_sum"], 0.003);
@@ -283,6 +288,9 @@ TEST(WorkerMetrics, ObservationsReachTheirHistograms) {
   EXPECT_EQ(s["dunlin_step_seconds_sum{phase=\"decode\"}"], 0.004);
   EXPECT_EQ(s["dunlin_step_seconds_sum{phase=\"mixed\"}"], 0.008);
   EXPECT_EQ(s["dunlin_step_tokens_sum"], 9);
+  EXPECT_EQ(s["dunlin_device_graph_steps_total{outcome=\"replayed\"}"], 1);
+  EXPECT_EQ(s["dunlin_device_graph_steps_total{outcome=\"eager\"}"], 1);
+  EXPECT_EQ(s["dunlin_device_graph_steps_total{outcome=\"recorded\"}"], 0);
 }
 
 TEST(WorkerMetrics, AMixedStepIsSharedByItsTokensAndLosesNoByte) {
