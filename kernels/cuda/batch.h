@@ -31,7 +31,8 @@ struct DeviceBatch {
   int32_t max_sequences = 0;
   int32_t max_outputs = 0;
   const BatchCounts* counts = nullptr;        // [1]
-  const int32_t* token_ids = nullptr;         // [max_rows]
+  int32_t* token_ids = nullptr;               // [max_rows]
+  const int32_t* from_previous = nullptr;     // [max_rows] tokens.h; -1: token_ids has the token
   const int32_t* positions = nullptr;         // [max_rows]
   const int32_t* row_sequence = nullptr;      // [max_rows] index into sequences
   const DeviceSequence* sequences = nullptr;  // [max_sequences]

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "kernels/attention_mask.h"
 #include "kernels/cuda/append.h"
+#include "kernels/cuda/tokens.h"
 
 namespace dunlin::kernels::cuda {
 namespace {
@@ -61,7 +62,8 @@ uint64_t CudaOps::ScratchBytes(const Device& device, const OpLimits& l, int max_
   const auto stride = static_cast<uint64_t>(PreparedStride(WidestInput(l)));
   const uint64_t prepared = static_cast<uint64_t>(l.max_rows) * (stride * 2 + 16 + stride / 4);
   return prepared + 2 * FloatBytes(l.max_rows, KeyWidth(l.attention)) +
-         AttentionWorkspaceBytes(device, AttentionLimitsOf(l, max_sequences)) + RowDraws::Bytes(l.max_outputs, l.vocab);
+         AttentionWorkspaceBytes(device, AttentionLimitsOf(l, max_sequences)) +
+         RowDraws::Bytes(l.max_outputs, l.vocab) + static_cast<uint64_t>(l.max_rows) * sizeof(int32_t);
 }
 
 void CudaOps::Reserve(const OpLimits& limits) {
@@ -73,10 +75,10 @@ void CudaOps::Reserve(const OpLimits& limits) {
   v_ = DeviceBuffer<float>(device_, kv_values);
   attention_workspace_ = DeviceBuffer<uint8_t>(device_, AttentionWorkspaceBytes(*device_, attention_limits_));
   saturated_ = DeviceBuffer<uint32_t>(device_, 1);
-  fetched_saturated_ = PinnedBuffer<uint32_t>(device_, 1);
   draws_ = RowDraws(device_, limits.max_outputs, limits.vocab);
+  drawn_ = DeviceBuffer<int32_t>(device_, Index(limits.max_rows));
   if (!prepared_.ok() || k_.data() == nullptr || v_.data() == nullptr || attention_workspace_.data() == nullptr ||
-      saturated_.data() == nullptr || fetched_saturated_.data() == nullptr || !draws_.ok()) {
+      saturated_.data() == nullptr || drawn_.data() == nullptr || !draws_.ok()) {
     out_of_memory_ = true;
   }
 }
@@ -88,10 +90,11 @@ void CudaOps::BeginStep(const Step& step, const AttentionShape& shape, const Pag
   layer_kv_ = LayerKvTraffic(step.view, shape.pattern(), kv.layout);
   if (!step.launch) return;
   device_->Fill(saturated_.data(), 0, sizeof(uint32_t));
+  ResolveTokens(device_, step.batch, drawn_.data());
   PlanAttention(device_, attention_limits_, step.batch, {kv.base, kv.layout}, attention_workspace_.data());
 }
 
-void CudaOps::FetchSaturated() { device_->CopyToHost(fetched_saturated_.data(), saturated_.data(), sizeof(uint32_t)); }
+void CudaOps::FetchSaturated(uint32_t* to) { device_->CopyToHost(to, saturated_.data(), sizeof(uint32_t)); }
 
 PreparedRows CudaOps::PrepareFor(const Matrix& w, RowsToPrepare from, int rows, const int32_t* num_rows) {
   const PreparedRows to = w.takes_codes() ? prepared_.Codes(rows, w.cols) : prepared_.Halves(rows, w.cols);
@@ -184,8 +187,15 @@ Traffic CudaOps::GatedFfn(const Matrix& gate, const Matrix& up, const float* nor
   CHECK_EQ(gate.rows, up.rows);
   if (step_.launch) {
     const int32_t* const on_device = &step_.batch.counts->num_rows;
-    const PreparedRows rows = PrepareFor(gate, {.x = x, .norm = norm, .eps = eps}, step_.batch.max_rows, on_device);
-    MultiplyGated(device_, gate, up, activation, rows, on_device, out);
+    const RowsToPrepare from{.x = x, .norm = norm, .eps = eps};
+    const PreparedRows rows = PrepareFor(gate, from, step_.batch.max_rows, on_device);
+    if (gate.takes_codes() == up.takes_codes()) {
+      MultiplyGated(device_, gate, up, activation, rows, on_device, out);
+    } else {
+      Multiply(device_, gate, rows, on_device, {.out = out, .ld = gate.rows});
+      Multiply(device_, up, PrepareFor(up, from, step_.batch.max_rows, on_device), on_device,
+               {.out = out, .ld = up.rows, .gate = true, .activation = activation});
+    }
   }
   Traffic t;
   t.weight_bytes = gate.packed_bytes() + up.packed_bytes();
@@ -209,24 +219,24 @@ Traffic CudaOps::Logits(const Matrix& head, const float* norm, float eps, std::s
   return t;
 }
 
-Traffic CudaOps::StartSample(const float* logits, int vocab, std::span<const SampleParams> params) {
+Traffic CudaOps::StartSample(const float* logits, int vocab, std::span<const SampleParams> params,
+                             size_t first_output) {
   if (params.empty()) return {};
   CHECK_LE(vocab, limits_.vocab);
-  draws_.Start(logits, vocab, params);
+  CHECK_LE(first_output + params.size(), drawn_.size());
+  draws_.Start(logits, vocab, params, drawn_.data() + first_output);
   Traffic t;
   t.activation_bytes = FloatBytes(static_cast<int64_t>(params.size()), vocab);
   return t;
 }
 
-void CudaOps::FinishSample(std::span<const SampleParams> params, std::span<SampleResult> results) {
-  device_->Synchronize();
-  draws_.Finish(params, results);
-}
-
 Traffic CudaOps::Sample(const float* logits, int vocab, std::span<const SampleParams> params,
                         std::span<SampleResult> results) {
-  const Traffic t = StartSample(logits, vocab, params);
-  FinishSample(params, results);
+  CHECK_EQ(params.size(), results.size());
+  if (params.empty()) return {};
+  const Traffic t = StartSample(logits, vocab, params, 0);
+  device_->Synchronize();
+  FinishSample(results);
   return t;
 }
 

@@ -3,8 +3,7 @@
 // Every float*, x to logits, is device memory; weights, norms and biases are what Pack and Upload returned. The step's
 // batch is what BeginStep was given: the BatchView that the ops take is its host copy and is read for the Traffic only,
 // so that what the ops launch can be recorded once and replayed for other batches of the same bucket. The saturated
-// values are counted on the device: the ops leave *saturated alone; FetchSaturated and saturated() bring the step's
-// sum.
+// values are counted on the device: the ops leave *saturated alone; FetchSaturated brings the step's sum.
 //
 // Thread-safety: as runtime.h.  Owns: packed weights, scratch; borrows the device.  Errors: the device's sticky one;
 // out_of_memory() after Pack, Upload and Reserve, whose results may then not be used; CHECK on shapes that contradict
@@ -75,9 +74,8 @@ class CudaOps {
     bool launch = true;                    // false: the ops only count their Traffic (a graph does the work)
   };
   void BeginStep(const Step& step, const AttentionShape& shape, const PagedKvView& kv);
-  void FetchSaturated();
-  // Good once the stream is done with FetchSaturated.
-  int64_t saturated() const { return *fetched_saturated_.data(); }
+  // Brings the step's sum to `to`, which is pinned.
+  void FetchSaturated(uint32_t* to);
 
   Traffic Embed(const Matrix& table, const BatchView& batch, float scale, float* x);
   Traffic AttentionInput(const AttentionInputArgs<Matrix>& args, const AttentionShape& shape, const BatchView& batch,
@@ -90,10 +88,11 @@ class CudaOps {
   // rows: a part of the step's output_rows. Not for graphs: how many rows there are is the host's knowledge here.
   Traffic Logits(const Matrix& head, const float* norm, float eps, std::span<const int32_t> rows, const float* x,
                  float* logits);
-  // Waits for the stream. StartSample does all but that and the results; FinishSample does these.
+  // Waits for the stream. StartSample does all but that and the results (row_draws.h); FinishSample does these.
   Traffic Sample(const float* logits, int vocab, std::span<const SampleParams> params, std::span<SampleResult> results);
-  Traffic StartSample(const float* logits, int vocab, std::span<const SampleParams> params);
-  void FinishSample(std::span<const SampleParams> params, std::span<SampleResult> results);
+  // first_output: which of the step's outputs the first of these is, for the next step's from_previous.
+  Traffic StartSample(const float* logits, int vocab, std::span<const SampleParams> params, size_t first_output);
+  void FinishSample(std::span<SampleResult> results) { draws_.Finish(results); }
 
  private:
   const void* UploadBytes(const void* bytes, size_t size);
@@ -110,8 +109,8 @@ class CudaOps {
   DeviceBuffer<float> k_, v_;  // [max_rows, num_kv_heads * head_dim]
   DeviceBuffer<uint8_t> attention_workspace_;
   DeviceBuffer<uint32_t> saturated_;
-  PinnedBuffer<uint32_t> fetched_saturated_;
   RowDraws draws_;
+  DeviceBuffer<int32_t> drawn_;  // [max_rows] tokens of the outputs of the last step that had some
 
   Step step_;
   Traffic layer_kv_;  // KV bytes of one layer of the step

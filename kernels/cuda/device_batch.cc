@@ -23,7 +23,8 @@ DeviceBatchBuffer::Places DeviceBatchBuffer::PlacesFor(const BatchBucket& bucket
   Places at;
   at.sequences = Aligned(sizeof(BatchCounts));
   at.token_ids = at.sequences + Aligned(static_cast<size_t>(bucket.sequences) * sizeof(DeviceSequence));
-  at.positions = at.token_ids + Ids(bucket.rows);
+  at.from_previous = at.token_ids + Ids(bucket.rows);
+  at.positions = at.from_previous + Ids(bucket.rows);
   at.row_sequence = at.positions + Ids(bucket.rows);
   at.output_rows = at.row_sequence + Ids(bucket.rows);
   at.pages = at.output_rows + Ids(bucket.outputs);
@@ -36,23 +37,33 @@ size_t DeviceBatchBuffer::Bytes(const Limits& limits) {
 }
 
 DeviceBatchBuffer::DeviceBatchBuffer(Device* device, const Limits& limits)
-    : device_(device), limits_(limits), block_(device, Bytes(limits)), staging_(device, Bytes(limits)) {}
+    : device_(device),
+      limits_(limits),
+      block_(device, Bytes(limits)),
+      staging_{PinnedBuffer<uint8_t>(device, Bytes(limits)), PinnedBuffer<uint8_t>(device, Bytes(limits))} {}
 
 DeviceBatch DeviceBatchBuffer::Upload(const BatchView& batch, std::span<const int32_t> output_rows,
-                                      const BatchBucket& bucket) {
+                                      std::span<const int32_t> from_previous, const BatchBucket& bucket) {
   const auto num_sequences = static_cast<int32_t>(batch.sequences.size());
   const auto num_outputs = static_cast<int32_t>(output_rows.size());
   CHECK_LE(batch.num_rows, bucket.rows);
   CHECK_LE(num_sequences, bucket.sequences);
   CHECK_LE(num_outputs, bucket.outputs);
+  CHECK(from_previous.empty() || from_previous.size() == static_cast<size_t>(batch.num_rows));
   CHECK(bucket.rows <= limits_.largest.rows && bucket.sequences <= limits_.largest.sequences &&
         bucket.outputs <= limits_.largest.outputs);
   const Places at = PlacesFor(bucket);
-  uint8_t* const to = staging_.data();
+  uint8_t* const to = staging_[side_].data();
+  side_ = 1 - side_;
   const auto ids = [to](size_t offset) { return reinterpret_cast<int32_t*>(to + offset); };
   const BatchCounts counts{batch.num_rows, num_sequences, num_outputs, 0};
   std::memcpy(to, &counts, sizeof counts);
   std::copy_n(batch.token_ids, batch.num_rows, ids(at.token_ids));
+  if (from_previous.empty()) {
+    std::fill_n(ids(at.from_previous), batch.num_rows, -1);
+  } else {
+    std::copy(from_previous.begin(), from_previous.end(), ids(at.from_previous));
+  }
   std::copy_n(batch.positions, batch.num_rows, ids(at.positions));
   std::copy(output_rows.begin(), output_rows.end(), ids(at.output_rows));
   auto* const sequences = reinterpret_cast<DeviceSequence*>(to + at.sequences);
@@ -76,7 +87,8 @@ DeviceBatch DeviceBatchBuffer::Upload(const BatchView& batch, std::span<const in
   on_device.max_sequences = bucket.sequences;
   on_device.max_outputs = bucket.outputs;
   on_device.counts = reinterpret_cast<const BatchCounts*>(block);
-  on_device.token_ids = array(at.token_ids);
+  on_device.token_ids = reinterpret_cast<int32_t*>(block + at.token_ids);
+  on_device.from_previous = array(at.from_previous);
   on_device.positions = array(at.positions);
   on_device.row_sequence = array(at.row_sequence);
   on_device.sequences = reinterpret_cast<const DeviceSequence*>(block + at.sequences);

@@ -2,11 +2,12 @@
 // follows from the bucket alone, so a graph recorded for a bucket finds every later batch of that bucket.
 // Thread-safety: as runtime.h.  Owns: the block and its pinned staging; borrows the device.  Units: rows, pages.
 // Errors: ok() is false where memory ran out; CHECK on a batch beyond the limits or the bucket.
-// Cost: one copy of 12 bytes per row, 16 per sequence and 4 per page of the sequences. A step's copy must be done
-// (Synchronize) before the next Upload.  Source: ours.
+// Cost: one copy of 16 bytes per row, 16 per sequence and 4 per page of the sequences. The copy before the one before
+// must be done before an Upload: staging is double.  Source: ours.
 #ifndef DUNLIN_KERNELS_CUDA_DEVICE_BATCH_H_
 #define DUNLIN_KERNELS_CUDA_DEVICE_BATCH_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -38,22 +39,25 @@ class DeviceBatchBuffer {
 
   DeviceBatchBuffer() = default;
   DeviceBatchBuffer(Device* device, const Limits& limits);
-  bool ok() const { return block_.data() != nullptr && staging_.data() != nullptr; }
+  bool ok() const { return block_.data() != nullptr && staging_[0].data() != nullptr && staging_[1].data() != nullptr; }
 
-  // output_rows: rows of the batch, ascending. The result's pointers are the same for every batch of that bucket.
-  DeviceBatch Upload(const BatchView& batch, std::span<const int32_t> output_rows, const BatchBucket& bucket);
+  // output_rows: rows of the batch, ascending. from_previous: [num_rows] as DeviceBatch, or empty. The result's
+  // pointers are the same for every batch of that bucket.
+  DeviceBatch Upload(const BatchView& batch, std::span<const int32_t> output_rows,
+                     std::span<const int32_t> from_previous, const BatchBucket& bucket);
 
  private:
   // Byte offsets of the arrays for a bucket; `pages` is the last.
   struct Places {
-    size_t sequences, token_ids, positions, row_sequence, output_rows, pages;
+    size_t sequences, token_ids, from_previous, positions, row_sequence, output_rows, pages;
   };
   static Places PlacesFor(const BatchBucket& bucket);
 
   Device* device_ = nullptr;
   Limits limits_;
   DeviceBuffer<uint8_t> block_;
-  PinnedBuffer<uint8_t> staging_;
+  std::array<PinnedBuffer<uint8_t>, 2> staging_;
+  size_t side_ = 0;  // of the next Upload
 };
 
 }  // namespace dunlin::kernels::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "kernels/cuda/tokens.h"
 
 namespace dunlin::kernels::cuda {
 namespace {
@@ -34,36 +35,44 @@ bool RowDraws::ok() const {
 
 template <typename T>
 bool RowDraws::Grow(size_t count, Twin<T>* twin) {
-  if (count <= twin->host.size()) return true;
-  Twin<T> larger = MakeTwin<T>(std::max(count, 2 * twin->host.size()));
+  if (count <= twin->device.size()) return true;
+  Twin<T> larger = MakeTwin<T>(std::max(count, 2 * twin->device.size()));
   if (!larger.ok()) return false;
+  device_->Synchronize();  // the call before may still be reading
   *twin = std::move(larger);
   return true;
 }
 
-void RowDraws::Start(const float* logits, int vocab, std::span<const SampleParams> params) {
+void RowDraws::Start(const float* logits, int vocab, std::span<const SampleParams> params, int32_t* drawn) {
   CHECK_LE(params.size(), static_cast<size_t>(max_rows_));
+  CHECK_LT(start_ - finish_, 2u);
   const SampleListSizes sizes = CountSampleLists(params);
   if (!Grow(sizes.counts, &counts_) || !Grow(sizes.biases, &biases_) || !Grow(sizes.ids, &ids_)) {
     device_->Fail("out of memory for the lists of sampling parameters");
     return;
   }
-  FlattenSampleParams(params, params_.host.data(), counts_.host.data(), biases_.host.data(), ids_.host.data());
+  const size_t side = start_ % 2;
+  FlattenSampleParams(params, params_.host[side].data(), counts_.host[side].data(), biases_.host[side].data(),
+                      ids_.host[side].data());
   Copy(params_, params.size());
   Copy(counts_, sizes.counts);
   Copy(biases_, sizes.biases);
   Copy(ids_, sizes.ids);
-  SampleRows(device_, logits, vocab, static_cast<int>(params.size()), nullptr, params_.device.data(),
+  const auto rows = static_cast<int>(params.size());
+  SampleRows(device_, logits, vocab, rows, nullptr, params_.device.data(),
              {counts_.device.data(), biases_.device.data(), ids_.device.data()}, scratch_.data(),
              results_.device.data());
-  device_->CopyToHost(results_.host.data(), results_.device.data(), params.size() * sizeof(DeviceSampleResult));
+  KeepDrawnTokens(device_, results_.device.data(), rows, drawn);
+  device_->CopyToHost(results_.host[side].data(), results_.device.data(), params.size() * sizeof(DeviceSampleResult));
+  ++start_;
 }
 
-void RowDraws::Finish(std::span<const SampleParams> params, std::span<SampleResult> results) {
-  CHECK_EQ(params.size(), results.size());
+void RowDraws::Finish(std::span<SampleResult> results) {
   if (!device_->ok()) return;
-  for (size_t i = 0; i < params.size(); ++i) {
-    ToSampleResult(results_.host.span()[i], params[i].num_top, &results[i]);
+  CHECK_LT(finish_, start_);
+  const size_t side = finish_++ % 2;
+  for (size_t i = 0; i < results.size(); ++i) {
+    ToSampleResult(results_.host[side].span()[i], params_.host[side].span()[i].num_top, &results[i]);
   }
 }
 

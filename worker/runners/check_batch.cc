@@ -28,7 +28,13 @@ void CheckBatch(const StepBatch& batch, const RunnerInfo& info) {
     }
   }
   CHECK_EQ(next_row, batch.num_rows());
-  for (const int32_t id : batch.token_ids) CHECK(id >= 0 && id < info.vocab_size) << "token id " << id;
+  const bool ahead = !batch.token_from_previous.empty();
+  if (ahead) CHECK_EQ(batch.token_from_previous.size(), batch.token_ids.size());
+  for (size_t row = 0; row < batch.token_ids.size(); ++row) {
+    const int32_t id = batch.token_ids[row];
+    const bool unknown = ahead && batch.token_from_previous[row] >= 0;
+    CHECK(unknown ? id == -1 : id >= 0 && id < info.vocab_size) << "token id " << id;
+  }
   int32_t last = -1;
   for (const int32_t row : batch.output_rows) {
     CHECK(row > last && row < batch.num_rows()) << "output row " << row;

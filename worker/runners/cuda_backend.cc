@@ -111,7 +111,13 @@ uint64_t ScratchBytes(const Shape& s, const Device& device) {
 CudaRunner::Scratch MakeScratch(const Shape& s, Device* device) {
   const ScratchValues n = ScratchValuesOf(s);
   const auto floats = [device](size_t count) { return DeviceBuffer<float>(device, count); };
-  return {floats(n.x), floats(n.q), floats(n.q), floats(n.ffn), floats(n.logits), DeviceBatchBuffer(device, s.batch)};
+  return {floats(n.x),
+          floats(n.q),
+          floats(n.q),
+          floats(n.ffn),
+          floats(n.logits),
+          DeviceBatchBuffer(device, s.batch),
+          kernels::cuda::PinnedBuffer<uint32_t>(device, 2)};
 }
 
 // coming_bytes: of weights and scratch, what is not allocated yet; held_bytes: all of them.
@@ -173,20 +179,6 @@ std::vector<kernels::KvRounding> UploadRounding(const KvRoundingTables& tables, 
   return layers;
 }
 
-// The products take gate and up in one pass, so they must be packed alike.
-absl::Status CheckGates(const WeightsOf<CudaOps>& weights) {
-  for (size_t i = 0; i < weights.layers.size(); ++i) {
-    const kernels::cuda::CudaMatrix& gate = weights.layers[i].gate;
-    const kernels::cuda::CudaMatrix& up = weights.layers[i].up;
-    if (gate.kind != up.kind || (gate.factor_cols == 16) != (up.factor_cols == 16)) {  // as MultiplyGated asks
-      return absl::UnimplementedError(
-          absl::StrCat("--device: on a CUDA device ffn_gate and ffn_up of a layer need one type; those of layer ", i,
-                       " differ; use --device cpu"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // Bytes per second of a copy on the device, read and written, past its caches; 0 where there is no room to measure.
 double MeasureCopyBandwidth(Device* device) {
   constexpr int kRepeats = 5;
@@ -230,7 +222,6 @@ absl::Status LoadBesidePages(const model::ModelFile& file, const Shape& s, const
   parts->ops = std::make_unique<CudaOps>(device, s.batch.largest.sequences);
   CudaOps* const ops = parts->ops.get();
   ASSIGN_OR_RETURN(parts->weights, WeightLoader<CudaOps>(ops, &file, s.options.progress).Load(s.config));
-  RETURN_IF_ERROR(CheckGates(parts->weights));
   parts->info.weight_bytes = ops->packed_bytes();
   parts->network = s.network;
   const RopeAngles angles = ComputeRopeAngles(s.config, s.options.max_model_len);
@@ -287,6 +278,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCudaRunner(const model::Model
   info.page_tokens = s.options.page_tokens;
   info.page_bytes = s.layout.page_bytes;
   info.max_rows = s.options.max_rows;
+  info.max_steps_in_flight = 2;
   RETURN_IF_ERROR(LoadBesidePages(file, s, rounding, &parts));
   if (s.options.measure_bandwidth) {
     info.peak_bandwidth_bytes_per_second = MeasureCopyBandwidth(parts.device.get());

@@ -16,9 +16,9 @@ using kernels::cuda::BatchBucket;
 using kernels::cuda::Device;
 using kernels::cuda::DeviceBatch;
 
-// Of the device's events.
-constexpr int kBegin = 0;
-constexpr int kEnd = 1;
+// The device's events of a step.
+int BeginOf(uint64_t step) { return static_cast<int>(step % 2 * 2); }
+int EndOf(uint64_t step) { return BeginOf(step) + 1; }
 
 bool HasPrefill(const StepBatch& batch) {
   return std::any_of(batch.sequences.begin(), batch.sequences.end(),
@@ -35,13 +35,40 @@ absl::Status CudaRunner::DeviceStatus() const {
 }
 
 absl::Status CudaRunner::Step(const StepBatch& batch, StepResult* result) {
+  const absl::Status status = Submit(batch);
+  return status.ok() ? Wait(result) : status;
+}
+
+absl::Status CudaRunner::Submit(const StepBatch& batch) {
+  CHECK_LT(submitted_ - waited_, in_flight_.size());
   CheckBatch(batch, p_.info);
-  p_.device->Record(kBegin);
-  RunLayers(batch, result);
-  RunOutputs(batch, result);
-  result->device_time = absl::Seconds(p_.device->Elapsed(kBegin, kEnd));
-  result->kv_saturated_values = p_.ops->saturated();
+  InFlight& step = in_flight_[submitted_ % 2];
+  p_.device->Record(BeginOf(submitted_));
+  RunLayers(batch, &step.result);
+  p_.ops->FetchSaturated(p_.scratch.saturated.data() + submitted_ % 2);
+  RunOutputs(batch, &step);
+  p_.device->Record(EndOf(submitted_));
+  ++submitted_;
   return DeviceStatus();
+}
+
+absl::Status CudaRunner::Wait(StepResult* result) {
+  CHECK_LT(waited_, submitted_);
+  Finish(waited_);
+  InFlight& step = in_flight_[waited_ % 2];
+  step.result.device_time = absl::Seconds(p_.device->Elapsed(BeginOf(waited_), EndOf(waited_)));
+  step.result.kv_saturated_values = p_.scratch.saturated.data()[waited_ % 2];
+  std::swap(*result, step.result);
+  ++waited_;
+  return DeviceStatus();
+}
+
+void CudaRunner::Finish(uint64_t number) {
+  InFlight& step = in_flight_[number % 2];
+  p_.device->Wait(EndOf(number));
+  if (step.first_unfinished == step.result.outputs.size()) return;
+  p_.ops->FinishSample(std::span(step.result.outputs).subspan(step.first_unfinished));
+  step.first_unfinished = step.result.outputs.size();
 }
 
 bool CudaRunner::CanRecord(const StepBatch& batch) const {
@@ -53,7 +80,7 @@ bool CudaRunner::CanRecord(const StepBatch& batch) const {
 
 void CudaRunner::RunLayers(const StepBatch& batch, StepResult* result) {
   const auto upload = [&](const BatchBucket& bucket) {
-    return p_.scratch.batch.Upload(batch.view(), batch.output_rows, bucket);
+    return p_.scratch.batch.Upload(batch.view(), batch.output_rows, batch.token_from_previous, bucket);
   };
   if (!CanRecord(batch)) {
     const DeviceBatch on_device = upload({batch.num_rows(), static_cast<int32_t>(batch.sequences.size()),
@@ -95,23 +122,24 @@ kernels::Traffic CudaRunner::Forward(const StepBatch& batch, const DeviceBatch& 
                      {s.x.data(), s.q.data(), s.attn.data(), s.ffn.data()}, batch.output_rows, &counted_on_the_device);
 }
 
-void CudaRunner::RunOutputs(const StepBatch& batch, StepResult* result) {
+void CudaRunner::RunOutputs(const StepBatch& batch, InFlight* step) {
   const std::span<const int32_t> rows(batch.output_rows);
   const std::span<const kernels::SampleParams> params(batch.sample_params);
   const auto chunk = static_cast<size_t>(p_.ops->limits().max_outputs);
-  result->outputs.resize(rows.size());
-  p_.ops->FetchSaturated();
-  if (rows.empty()) {
-    p_.device->Record(kEnd);
-    p_.device->Synchronize();
-  }
+  StepResult& result = step->result;
+  result.outputs.resize(rows.size());
+  step->first_unfinished = 0;
+  // Draws are finished in their order.
+  if (rows.size() > chunk && waited_ < submitted_) Finish(waited_);
   for (size_t at = 0; at < rows.size(); at += chunk) {
     const size_t n = std::min(chunk, rows.size() - at);
-    result->traffic += p_.ops->Logits(p_.weights.head(), p_.weights.output_norm.data(), p_.network.eps,
-                                      rows.subspan(at, n), p_.scratch.x.data(), p_.scratch.logits.data());
-    result->traffic += p_.ops->StartSample(p_.scratch.logits.data(), p_.network.vocab, params.subspan(at, n));
-    if (at + n == rows.size()) p_.device->Record(kEnd);
-    p_.ops->FinishSample(params.subspan(at, n), std::span(result->outputs).subspan(at, n));
+    result.traffic += p_.ops->Logits(p_.weights.head(), p_.weights.output_norm.data(), p_.network.eps,
+                                     rows.subspan(at, n), p_.scratch.x.data(), p_.scratch.logits.data());
+    result.traffic += p_.ops->StartSample(p_.scratch.logits.data(), p_.network.vocab, params.subspan(at, n), at);
+    if (at + n == rows.size()) break;
+    p_.device->Synchronize();
+    p_.ops->FinishSample(std::span(result.outputs).subspan(at, n));
+    step->first_unfinished = at + n;
   }
 }
 

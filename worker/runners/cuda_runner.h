@@ -1,6 +1,8 @@
 // The network on a CUDA device as a ModelRunner.
 //
-// A step is one upload of its batch, the layers, then logits and draws for the rows that want them, and one wait. The
+// A step is one upload of its batch, the layers, then logits and draws for the rows that want them, all on one stream;
+// the host waits for its results only, and may submit the next step before: what that needs of this one's draws is on
+// the device (tokens.h). Whatever the host writes for a step and the stream reads is double. The
 // layers of a step without prefill sequences (kPrefillRows) are a recorded graph: one per power of two of rows,
 // recorded when a step of that size comes for the second time (the first one loads the kernels), replayed from then on.
 // Graphs hold no lengths, page tables or parameters: these are in device memory (device_batch.h).
@@ -11,6 +13,8 @@
 #ifndef DUNLIN_WORKER_RUNNERS_CUDA_RUNNER_H_
 #define DUNLIN_WORKER_RUNNERS_CUDA_RUNNER_H_
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -40,9 +44,10 @@ class CudaRunner final : public ModelRunner {
     kernels::cuda::DeviceBuffer<float> x, q, attn, ffn;  // [max_rows, ...]
     kernels::cuda::DeviceBuffer<float> logits;           // [max_outputs, vocab]
     kernels::cuda::DeviceBatchBuffer batch;
+    kernels::cuda::PinnedBuffer<uint32_t> saturated;  // [2] of the steps in flight
     bool ok() const {
       return x.data() != nullptr && q.data() != nullptr && attn.data() != nullptr && ffn.data() != nullptr &&
-             logits.data() != nullptr && batch.ok();
+             logits.data() != nullptr && batch.ok() && saturated.data() != nullptr;
     }
   };
   struct Parts {
@@ -63,6 +68,9 @@ class CudaRunner final : public ModelRunner {
 
   const RunnerInfo& info() const override { return p_.info; }
   absl::Status Step(const StepBatch& batch, StepResult* result) override;
+  // Prompt logprobs of more rows than logits have room for are waited for in Submit.
+  absl::Status Submit(const StepBatch& batch) override;
+  absl::Status Wait(StepResult* result) override;
   absl::Status MovePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages) override;
 
   // Runs steps of one row and of a short prompt on page 0, which must hold nothing: kernels that this device cannot run
@@ -75,6 +83,11 @@ class CudaRunner final : public ModelRunner {
   kernels::cuda::Device* TEST_device() { return p_.device.get(); }
 
  private:
+  // A submitted step.
+  struct InFlight {
+    StepResult result;
+    size_t first_unfinished = 0;  // result.outputs from here on are on their way
+  };
   enum class Graph : int { kUnknown = -2, kSeen = -1 };  // else the device's id
 
   bool CanRecord(const StepBatch& batch) const;
@@ -82,15 +95,19 @@ class CudaRunner final : public ModelRunner {
   void RunLayers(const StepBatch& batch, StepResult* result);
   kernels::Traffic Forward(const StepBatch& batch, const kernels::cuda::DeviceBatch& on_device, bool has_prefill,
                            bool launch);
-  // Logits and draws of every output row; all of the step is done after it.
-  void RunOutputs(const StepBatch& batch, StepResult* result);
+  // Logits and draws of every output row, on the stream.
+  void RunOutputs(const StepBatch& batch, InFlight* step);
+  // Waits for the step of that number, and takes its outputs.
+  void Finish(uint64_t step);
   absl::Status DeviceStatus() const;
   uint8_t* Staged(size_t i) const { return p_.staged.data() + i * p_.kv.layout.page_bytes; }
   void SavePages(std::span<const kv::PageMove> moves);
   void RestorePages(std::span<const kv::PageMove> moves, std::vector<int32_t>* failed_pages);
 
   Parts p_;
-  std::map<int32_t, Graph> graphs_;  // by rows of the bucket
+  std::map<int32_t, Graph> graphs_;      // by rows of the bucket
+  std::array<InFlight, 2> in_flight_;    // by the parity of the step's number
+  uint64_t submitted_ = 0, waited_ = 0;  // steps so far
   std::vector<float> test_logits_;
 };
 

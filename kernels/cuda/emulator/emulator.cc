@@ -44,6 +44,7 @@ struct Machine {
   uint8_t* shared = nullptr;  // kSharedRoom, between pages that nobody may touch
   const std::function<void()>* kernel = nullptr;
   std::string failure;
+  bool deferred = false;          // SetDeferred
   std::vector<int> warp_arrived;  // lanes at each warp's collective
   int block_arrived = 0;
   int done = 0;
@@ -187,6 +188,9 @@ void RunBlock() {
 Block& CurrentBlock() { return TheMachine().block; }
 
 void SetSeed(uint64_t seed) { TheMachine().random.Seed(seed); }
+
+void SetDeferred(bool deferred) { TheMachine().deferred = deferred; }
+bool Deferred() { return TheMachine().deferred; }
 
 std::string Run(Dim grid, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
   Machine& m = TheMachine();

@@ -68,6 +68,11 @@ inline Thread& CurrentThread() { return *CurrentBlock().current; }
 // Order of everything random from here on.
 void SetSeed(uint64_t seed);
 
+// While true, a device does its work as late as it may: what an event or Synchronize waits for, when it is waited for.
+// So a host that changes memory which the stream has yet to read is found out.
+void SetDeferred(bool deferred);
+bool Deferred();
+
 // Runs all blocks. Empty: done; else what rule was broken, by which thread of which block.
 std::string Run(Dim grid, int threads, size_t shared_bytes, const std::function<void()>& kernel);
 

@@ -1,10 +1,13 @@
-// runtime.h on the host: memory is the host's, work is done when it is issued or when its graph is launched.
+// runtime.h on the host: memory is the host's; work is done when it is issued or, with SetDeferred, when the host
+// waits.
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
+#include <memory>
 #include <vector>
 
 #include "base/check.h"
@@ -37,7 +40,10 @@ class EmulatedDevice final : public Device {
     if (p != nullptr) std::memset(p, 0xFF, bytes);
     return p;
   }
-  void Free(void* p) override { std::free(p); }
+  void Free(void* p) override {
+    Drain();
+    std::free(p);
+  }
   void* AllocatePinned(size_t bytes) override { return Allocate(bytes); }
   void FreePinned(void* p) override { Free(p); }
 
@@ -47,7 +53,10 @@ class EmulatedDevice final : public Device {
   void Fill(void* to, uint8_t byte, size_t bytes) override {
     Enqueue([=] { std::memset(to, byte, bytes); });
   }
-  void Synchronize() override { CHECK(!capturing_) << "Synchronize while recording"; }
+  void Synchronize() override {
+    CHECK(!capturing_) << "Synchronize while recording";
+    Drain();
+  }
 
   void BeginCapture() override {
     CHECK(!capturing_);
@@ -58,25 +67,35 @@ class EmulatedDevice final : public Device {
     CHECK(capturing_);
     capturing_ = false;
     if (!ok()) return -1;
-    graphs_[next_graph_] = std::move(recorded_);
+    graphs_[next_graph_] = std::make_shared<const std::vector<std::function<void()>>>(std::move(recorded_));
+    recorded_.clear();
     return next_graph_++;
   }
   void LaunchGraph(int graph) override {
     if (!ok()) return;
     const auto it = graphs_.find(graph);
     CHECK(it != graphs_.end()) << "graph " << graph;
-    for (const auto& work : it->second) {
-      if (ok()) work();
-    }
+    Enqueue([this, works = it->second] {
+      for (const auto& work : *works) {
+        if (ok()) work();
+      }
+    });
   }
   void DropGraph(int graph) override { graphs_.erase(graph); }
 
   void Record(int event) override {
     CHECK(event >= 0 && event < kEvents);
-    events_[event] = std::chrono::steady_clock::now();
+    ++recordings_[event];
+    Enqueue([this, event] {
+      events_[event] = std::chrono::steady_clock::now();
+      --recordings_[event];
+    });
   }
-  void Wait(int) override {}
+  void Wait(int event) override {
+    while (recordings_[event] > 0 && ok()) RunNext();
+  }
   double Elapsed(int from, int to) override {
+    Wait(to);
     return std::chrono::duration<double>(events_[to] - events_[from]).count();
   }
 
@@ -85,12 +104,24 @@ class EmulatedDevice final : public Device {
     if (!ok()) return;
     if (capturing_) {
       recorded_.push_back(std::move(work));
+    } else if (emulator::Deferred()) {
+      waiting_.push_back(std::move(work));
     } else {
+      Drain();
       work();
     }
   }
 
  private:
+  void RunNext() {
+    CHECK(!waiting_.empty());
+    const std::function<void()> work = std::move(waiting_.front());
+    waiting_.pop_front();
+    work();
+  }
+  void Drain() {
+    while (!waiting_.empty() && ok()) RunNext();
+  }
   void Copy(void* to, const void* from, size_t bytes) {
     if (bytes == 0) return;
     Enqueue([=] { std::memcpy(to, from, bytes); });
@@ -98,7 +129,9 @@ class EmulatedDevice final : public Device {
 
   bool capturing_ = false;
   std::vector<std::function<void()>> recorded_;
-  std::map<int, std::vector<std::function<void()>>> graphs_;
+  std::map<int, std::shared_ptr<const std::vector<std::function<void()>>>> graphs_;
+  std::deque<std::function<void()>> waiting_;  // of a deferring stream
+  int recordings_[kEvents] = {};               // of each event, in waiting_
   int next_graph_ = 0;
   std::chrono::steady_clock::time_point events_[kEvents];
 };

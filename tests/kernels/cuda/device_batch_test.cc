@@ -18,7 +18,7 @@ TEST_F(DeviceBatchTest, ArraysArriveAtTheBucketsAddresses) {
   const std::vector<int32_t> first_pages = {4, 9, 2}, second_pages = {11};
   const std::vector<SequenceSlice> sequences = {{0, 3, 30, first_pages.data()}, {3, 2, 0, second_pages.data()}};
   const BatchView view{5, tokens.data(), positions.data(), sequences};
-  const DeviceBatch batch = buffer.Upload(view, outputs, {8, 4, 8});
+  const DeviceBatch batch = buffer.Upload(view, outputs, {}, {8, 4, 8});
   device_->Synchronize();
   EXPECT_EQ(batch.max_rows, 8);
   EXPECT_EQ(batch.max_sequences, 4);
@@ -28,6 +28,7 @@ TEST_F(DeviceBatchTest, ArraysArriveAtTheBucketsAddresses) {
   EXPECT_EQ(counts.num_sequences, 2);
   EXPECT_EQ(counts.num_outputs, 2);
   EXPECT_EQ(Download(batch.token_ids, 5), tokens);
+  EXPECT_EQ(Download(batch.from_previous, 5), std::vector<int32_t>(5, -1));
   EXPECT_EQ(Download(batch.positions, 5), positions);
   EXPECT_EQ(Download(batch.row_sequence, 5), (std::vector<int32_t>{0, 0, 0, 1, 1}));
   EXPECT_EQ(Download(batch.output_rows, 2), outputs);
@@ -42,15 +43,17 @@ TEST_F(DeviceBatchTest, ArraysArriveAtTheBucketsAddresses) {
   EXPECT_EQ(on_device[1].first_page, 3);
 
   // Another batch of that bucket lies where the first one did; a full one of the largest has room.
+  const std::vector<int32_t> from_previous = {-1, 4};
   const BatchView shorter{2, tokens.data(), positions.data() + 3, {sequences.data() + 1, 0}};
-  const DeviceBatch again = buffer.Upload(shorter, {}, {8, 4, 8});
+  const DeviceBatch again = buffer.Upload(shorter, {}, from_previous, {8, 4, 8});
   EXPECT_EQ(again.token_ids, batch.token_ids);
+  EXPECT_EQ(Download(again.from_previous, 2), from_previous);
   EXPECT_EQ(again.pages, batch.pages);
   EXPECT_EQ(again.output_rows, batch.output_rows);
   const std::vector<int32_t> many(16, 1), all_pages = {1, 2, 3};
   std::vector<SequenceSlice> full;
   for (int i = 0; i < 4; ++i) full.push_back({4 * i, 4, 44, all_pages.data()});
-  const DeviceBatch largest = buffer.Upload({16, many.data(), many.data(), full}, many, {16, 4, 16});
+  const DeviceBatch largest = buffer.Upload({16, many.data(), many.data(), full}, many, {}, {16, 4, 16});
   device_->Synchronize();
   EXPECT_EQ(Download(largest.pages, 12), (std::vector<int32_t>{1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 3}));
 }

@@ -134,12 +134,6 @@ TEST_F(CudaRunnerTest, AModelThatItLacksIsRefusedByName) {
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("head_dim not 64, 128 or 256")));
 }
 
-TEST_F(CudaRunnerTest, UnlikeGatesAreRefusedByLayer) {
-  model_.tensor_types = {{"blk.1.ffn_up.weight", kernels::DType::kQ8_0}};
-  EXPECT_THAT(CreateCudaRunner(File(), options_, OpenDevice()).status(),
-              StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("layer 1 differ")));
-}
-
 TEST_F(CudaRunnerTest, ThePlanIsWhatTheRunnerTakes) {
   options_.swap_bytes = 1 << 20;
   const auto device = OpenDevice();

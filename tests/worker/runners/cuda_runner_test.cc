@@ -117,7 +117,9 @@ TEST_F(CudaRunnerTest, OtherModelsAndAWindow) {
   model_.tied_output = false;
   model_.output_type = kernels::DType::kF16;
   model_.llama3_rope_freqs = true;
-  model_.tensor_types = {{"blk.0.attn_v.weight", kernels::DType::kF16},  // meets halves, q and k codes
+  model_.tensor_types = {{"blk.0.attn_v.weight", kernels::DType::kF16},    // meets halves, q and k codes
+                         {"blk.0.ffn_gate.weight", kernels::DType::kF16},  // so do this and its up
+                         {"blk.1.ffn_up.weight", kernels::DType::kQ8_0},   // another kernel's than its gate
                          {"blk.1.ffn_down.weight", kernels::DType::kQ5_0}};
   options_.attention_window = 20;
   options_.attention_sinks = 3;
