@@ -18,6 +18,8 @@ namespace dunlin::kernels::cuda {
 
 // The largest weight is about 2^kHeadroom: as many more bits of f16's range for the small ones.
 inline constexpr float kHeadroom = 13.0f;
+// In a reference a smaller exponent of V counts as this, which keeps 2^(score - reference), and so the sum, finite.
+inline constexpr float kLeastExponent = -90.0f;
 
 // kHeadTiles: heads of the group in eights.
 template <KvFormat kKey, KvFormat kValue, int kDim, int kHeadTiles>
@@ -153,7 +155,8 @@ struct Decode {
       const bool seen = Sees(item, first + token);
       const float factor = TokenScale<kKey>(stage + kKeyScales, token) * (args.score_factor * CodeUnit<kKey>());
       scale[half] = seen ? TokenScale<kValue>(stage + kValueScales, token) : 1.0f;
-      exponent[half] = static_cast<float>(static_cast<int32_t>(dev::FloatBits(scale[half]) >> 23) - 127);
+      const auto own = static_cast<float>(static_cast<int32_t>(dev::FloatBits(scale[half]) >> 23) - 127);
+      exponent[half] = own > kLeastExponent ? own : kLeastExponent;
       DUNLIN_UNROLL
       for (int n = 0; n < kHeadTiles; ++n) {
         DUNLIN_UNROLL

@@ -47,7 +47,11 @@ DUNLIN_DEV float Unscale(const CudaMatrix& m, const PreparedRows& in, int row, i
 DUNLIN_DEV void Store(const ProductOut& to, int row, int token, float value) {
   if (to.bias != nullptr) value += to.bias[row];
   float* out = to.out + int64_t{to.to_rows != nullptr ? to.to_rows[token] : token} * to.ld + row;
-  *out = to.add ? *out + value : value;
+  if (to.gate) {
+    *out = Activate(to.activation, *out) * value;
+  } else {
+    *out = to.add ? *out + value : value;
+  }
 }
 
 }  // namespace dunlin::kernels::cuda

@@ -65,10 +65,14 @@ void MultiplyParts(Device* device, const ProductPart* parts, int num_parts, cons
 void MultiplyGated(Device* device, const CudaMatrix& gate, const CudaMatrix& up, FfnActivation activation,
                    const PreparedRows& in, const int32_t* num_rows, float* out) {
   CHECK_EQ(gate.rows, up.rows);
-  CHECK(SameKernel(gate, up)) << "a pair of two kinds";
   CheckShapes(gate, in);
   CheckShapes(up, in);
   if (in.rows == 0) return;
+  if (!SameKernel(gate, up)) {
+    Multiply(device, gate, in, num_rows, {.out = out, .ld = gate.rows});
+    Multiply(device, up, in, num_rows, {.out = out, .ld = up.rows, .gate = true, .activation = activation});
+    return;
+  }
   ProductArgs args;
   args.matrices[0] = gate;
   args.matrices[1] = up;

@@ -24,6 +24,8 @@ struct ProductOut {
   const float* bias = nullptr;       // [matrix.rows] or nullptr
   const int32_t* to_rows = nullptr;  // row i goes to row to_rows[i] of out; nullptr: i
   bool add = false;                  // += instead of =
+  bool gate = false;                 // out = activation(out) * value: out holds the gate's product
+  FfnActivation activation = FfnActivation::kSilu;
 };
 // num_rows: on the device, how many of in.rows count; nullptr: all. Rows beyond are neither read nor written.
 void Multiply(Device* device, const CudaMatrix& matrix, const PreparedRows& in, const int32_t* num_rows,
@@ -38,8 +40,8 @@ struct ProductPart {
 void MultiplyParts(Device* device, const ProductPart* parts, int num_parts, const PreparedRows& in,
                    const int32_t* num_rows);
 
-// out[r] = act(Wgate h) * (Wup h); both matrices have the same shape and come from the same type. out: f32 [in.rows,
-// gate.rows].
+// out[r] = act(Wgate h) * (Wup h); both matrices have the same shape and take the same form of rows. One launch where
+// the same kernel multiplies both, else one for each. out: f32 [in.rows, gate.rows].
 void MultiplyGated(Device* device, const CudaMatrix& gate, const CudaMatrix& up, FfnActivation activation,
                    const PreparedRows& in, const int32_t* num_rows, float* out);
 

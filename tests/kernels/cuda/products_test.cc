@@ -276,11 +276,18 @@ TEST_F(ProductsTest, AGraphReadsTheCountAnew) {
 }
 
 TEST_F(ProductsTest, GatedPairs) {
-  for (const DType type : kForms) {
+  struct Pair {
+    DType gate, up;
+  };
+  // Pairs of one type share a launch; the others take one each.
+  std::vector<Pair> pairs = {{DType::kQ4_K, DType::kQ6_K}, {DType::kQ8_0, DType::kQ4_1}, {DType::kF16, DType::kE4M3}};
+  for (const DType type : kForms) pairs.push_back({type, type});
+  for (const Pair& types : pairs) {
+    const DType type = types.gate;
     for (const FfnActivation activation : {FfnActivation::kSilu, FfnActivation::kGeluTanh}) {
       for (const int rows : {1, 11, 20, 40}) {
         SCOPED_TRACE(std::string(GetDTypeInfo(type).name) + " " + std::to_string(rows));
-        const Weights gate = RandomMatrix(type, 83, 256), up = RandomMatrix(type, 83, 256);
+        const Weights gate = RandomMatrix(type, 83, 256), up = RandomMatrix(types.up, 83, 256);
         const HostRows in = Prepare(gate, random_.Normals(static_cast<size_t>(rows * 256)), rows);
         const std::vector<float> got = Gated(gate, up, activation, in);
         for (int i = 0; i < rows * 83; ++i) {
