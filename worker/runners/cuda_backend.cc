@@ -173,15 +173,14 @@ std::vector<kernels::KvRounding> UploadRounding(const KvRoundingTables& tables, 
   return layers;
 }
 
-// The products take gate and up in one pass, so they must be packed alike.
+// Gate and up meet the same prepared rows, so both must take codes or both halves (MultiplyGated).
 absl::Status CheckGates(const WeightsOf<CudaOps>& weights) {
   for (size_t i = 0; i < weights.layers.size(); ++i) {
-    const kernels::cuda::CudaMatrix& gate = weights.layers[i].gate;
-    const kernels::cuda::CudaMatrix& up = weights.layers[i].up;
-    if (gate.kind != up.kind || (gate.factor_cols == 16) != (up.factor_cols == 16)) {  // as MultiplyGated asks
-      return absl::UnimplementedError(
-          absl::StrCat("--device: on a CUDA device ffn_gate and ffn_up of a layer need one type; those of layer ", i,
-                       " differ; use --device cpu"));
+    if (weights.layers[i].gate.takes_codes() != weights.layers[i].up.takes_codes()) {
+      return absl::UnimplementedError(absl::StrCat(
+          "--device: on a CUDA device ffn_gate and ffn_up of a layer must both be quantised to integers or "
+          "neither; those of layer ",
+          i, " differ; use --device cpu"));
     }
   }
   return absl::OkStatus();

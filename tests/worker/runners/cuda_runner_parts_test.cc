@@ -135,7 +135,7 @@ TEST_F(CudaRunnerTest, AModelThatItLacksIsRefusedByName) {
 }
 
 TEST_F(CudaRunnerTest, UnlikeGatesAreRefusedByLayer) {
-  model_.tensor_types = {{"blk.1.ffn_up.weight", kernels::DType::kQ8_0}};
+  model_.tensor_types = {{"blk.1.ffn_up.weight", kernels::DType::kF16}};
   EXPECT_THAT(CreateCudaRunner(File(), options_, OpenDevice()).status(),
               StatusIs(absl::StatusCode::kUnimplemented, HasSubstr("layer 1 differ")));
 }

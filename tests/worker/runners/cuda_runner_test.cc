@@ -117,7 +117,8 @@ TEST_F(CudaRunnerTest, OtherModelsAndAWindow) {
   model_.tied_output = false;
   model_.output_type = kernels::DType::kF16;
   model_.llama3_rope_freqs = true;
-  model_.tensor_types = {{"blk.0.attn_v.weight", kernels::DType::kF16},  // meets halves, q and k codes
+  model_.tensor_types = {{"blk.0.attn_v.weight", kernels::DType::kF16},   // meets halves, q and k codes
+                         {"blk.0.ffn_up.weight", kernels::DType::kQ8_0},  // beside a gate of Q4_1
                          {"blk.1.ffn_down.weight", kernels::DType::kQ5_0}};
   options_.attention_window = 20;
   options_.attention_sinks = 3;
