@@ -272,8 +272,8 @@ TEST_F(CudaRunnerTest, PromptLogprobsTakeTurns) {
     EXPECT_EQ(few.outputs[i].token, prompt[i + 1]);
     EXPECT_EQ(few.outputs[i].logprob, many.outputs[i].logprob) << i;
     EXPECT_EQ(few.outputs[i].top_ids, many.outputs[i].top_ids) << i;
-    // Logits of a random model are within a few units; kTolerance of their norm is this much at most.
-    EXPECT_NEAR(few.outputs[i].logprob, cpu.outputs[i].logprob, 0.2) << i;
+    // kTolerance of the logits' root mean square, about 6, and three times that for the worst of 39.
+    EXPECT_NEAR(few.outputs[i].logprob, cpu.outputs[i].logprob, 3 * kTolerance * 6) << i;
   }
 }
 
