@@ -178,7 +178,7 @@ TEST_F(AttentionPrefill, ARunIsRepeatableAndPagesMayBeAnywhere) {
   for (const AttentionCase& c : {Formats(kE4M3, kE4M3, 64, 3, 1), Formats(kInt8, kE4M3, 128, 2, 1),
                                  Formats(kF16, kF16, 256, 1, 1), Window(kInt8, 64, 100, 40)}) {
     const std::vector<float> first = Prefill(c, MakeInputs(c, kMixed));
-    for (const uint64_t page_seed : {3, 3, 3, 4, 5}) {
+    for (const uint64_t page_seed : {3u, 3u, 3u, 4u, 5u}) {
       EXPECT_EQ(Prefill(c, MakeInputs(c, kMixed, page_seed)), first) << "pages of seed " << page_seed;
     }
   }
