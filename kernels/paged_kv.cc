@@ -49,17 +49,12 @@ int StoreVector(KvFormat format, std::span<const float> x, const KvVectorRoundin
   return 0;
 }
 
-// The device's order: a row to or from its slab, chunk by chunk. bytes: of a value.
-void RowToSlab(const PageLayout& layout, size_t bytes, size_t token, const uint8_t* row, uint8_t* slab) {
-  const size_t row_bytes = static_cast<size_t>(layout.head_dim) * bytes;
+// The device's order: calls f(byte of the row, byte of the slab) for each 16-byte chunk of a token's row.
+template <typename F>
+void ForEachChunk(const PageLayout& layout, size_t value_bytes, int token, const F& f) {
+  const size_t row_bytes = static_cast<size_t>(layout.head_dim) * value_bytes;
   for (size_t at = 0; at < row_bytes; at += 16) {
-    std::memcpy(slab + layout.RowIndex(static_cast<int>(token), static_cast<int>(at / bytes), bytes), row + at, 16);
-  }
-}
-void SlabToRow(const PageLayout& layout, size_t bytes, size_t token, const uint8_t* slab, uint8_t* row) {
-  const size_t row_bytes = static_cast<size_t>(layout.head_dim) * bytes;
-  for (size_t at = 0; at < row_bytes; at += 16) {
-    std::memcpy(row + at, slab + layout.RowIndex(static_cast<int>(token), static_cast<int>(at / bytes), bytes), 16);
+    f(at, layout.RowIndex(token, static_cast<int>(at / value_bytes), value_bytes));
   }
 }
 
@@ -99,7 +94,8 @@ void LoadSlot(const PageLayout& layout, KvFormat format, const uint8_t* slab, si
     return;
   }
   std::vector<uint8_t> row(dim * KvValueBytes(format));
-  SlabToRow(layout, KvValueBytes(format), static_cast<size_t>(slot), slab, row.data());
+  ForEachChunk(layout, KvValueBytes(format), slot,
+               [&](size_t at, size_t from) { std::memcpy(row.data() + at, slab + from, 16); });
   LoadVector(format, row.data(), 1, scale, {out, dim});
 }
 
@@ -237,7 +233,8 @@ int AppendToken(const PageLayout& layout, uint8_t* page, int layer, int slot, co
       return;
     }
     saturated += StoreVector(format, {x, dim}, of, row.data(), 1, scale);
-    RowToSlab(layout, KvValueBytes(format), token, row.data(), slab);
+    ForEachChunk(layout, KvValueBytes(format), slot,
+                 [&](size_t at, size_t to) { std::memcpy(slab + to, row.data() + at, 16); });
   };
   for (int head = 0; head < layout.num_kv_heads; ++head) {
     const size_t at = static_cast<size_t>(head) * dim;

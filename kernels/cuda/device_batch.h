@@ -13,7 +13,6 @@
 #include <span>
 
 #include "kernels/cuda/batch.h"
-#include "kernels/cuda/pinned_buffer.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/ops.h"
 

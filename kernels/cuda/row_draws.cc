@@ -72,7 +72,7 @@ void RowDraws::Finish(std::span<SampleResult> results) {
   CHECK_LT(finish_, start_);
   const size_t side = finish_++ % 2;
   for (size_t i = 0; i < results.size(); ++i) {
-    ToSampleResult(results_.host[side].span()[i], params_.host[side].span()[i].num_top, &results[i]);
+    ToSampleResult(results_.host[side].data()[i], params_.host[side].data()[i].num_top, &results[i]);
   }
 }
 

@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/cuda/pinned_buffer.h"
 #include "kernels/cuda/runtime.h"
 #include "kernels/cuda/sampler.h"
 #include "kernels/sampling.h"

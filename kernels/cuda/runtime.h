@@ -85,34 +85,50 @@ class Device {
   std::string error_;
 };
 
-// Device memory of one kind of value that frees itself. Empty where memory ran out: ask `data() != nullptr`.
-template <typename T>
-class DeviceBuffer {
+// Memory of one kind of value that frees itself: the device's, or pinned memory of the host. Empty where memory ran
+// out: ask `data() != nullptr`.
+enum class Place { kDevice, kPinned };
+template <typename T, Place kPlace>
+class Buffer {
  public:
-  DeviceBuffer() = default;
-  DeviceBuffer(Device* device, size_t count)
+  Buffer() = default;
+  Buffer(Device* device, size_t count)
       : device_(device),
-        data_(static_cast<T*>(device->Allocate(count * sizeof(T)))),
+        data_(static_cast<T*>(Obtain(device, count * sizeof(T)))),
         size_(data_ != nullptr ? count : 0) {}
-  DeviceBuffer(DeviceBuffer&& o) noexcept { *this = std::move(o); }
-  DeviceBuffer& operator=(DeviceBuffer&& o) noexcept {
+  Buffer(Buffer&& o) noexcept { *this = std::move(o); }
+  Buffer& operator=(Buffer&& o) noexcept {
     std::swap(device_, o.device_);
     std::swap(data_, o.data_);
     std::swap(size_, o.size_);
     return *this;
   }
-  ~DeviceBuffer() {
-    if (data_ != nullptr) device_->Free(data_);
+  ~Buffer() {
+    if (data_ == nullptr) return;
+    if constexpr (kPlace == Place::kDevice) {
+      device_->Free(data_);
+    } else {
+      device_->FreePinned(data_);
+    }
   }
   T* data() const { return data_; }
   size_t size() const { return size_; }
   size_t bytes() const { return size_ * sizeof(T); }
 
  private:
+  static void* Obtain(Device* device, size_t bytes) {
+    return kPlace == Place::kDevice ? device->Allocate(bytes) : device->AllocatePinned(bytes);
+  }
+
   Device* device_ = nullptr;
   T* data_ = nullptr;
   size_t size_ = 0;
 };
+template <typename T>
+using DeviceBuffer = Buffer<T, Place::kDevice>;
+// What copies read from it may change only when they are done.
+template <typename T>
+using PinnedBuffer = Buffer<T, Place::kPinned>;
 
 }  // namespace dunlin::kernels::cuda
 

@@ -1,4 +1,4 @@
-// Compiled with DUNLIN_CUDA=1 where the CUDA backend is linked: the only place that asks.
+// Compiled with DUNLIN_CUDA=1 where the CUDA backend is linked; `dunlin serve`, which links none, asks the same.
 #include "worker/runners/backend.h"
 
 #include <utility>

@@ -81,6 +81,17 @@ kernels::PageLayout LayoutOf(const model::ModelConfig& config, const RunnerOptio
                                      /*key_bounds=*/options.attention_top_pages > 0);
 }
 
+KvPoolRequest PoolRequest(const RunnerOptions& options, const kernels::PageLayout& layout) {
+  KvPoolRequest request;
+  request.explicit_bytes = options.kv_bytes;
+  request.utilization = options.memory_utilization;
+  request.page_bytes = layout.page_bytes;
+  request.page_tokens = layout.page_tokens;
+  request.max_model_len = options.max_model_len;
+  request.max_num_seqs = options.max_num_seqs;
+  return request;
+}
+
 absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
                                      uint64_t weight_bytes) {
   absl::StatusOr<HostMemory> host = ReadHostMemory();
@@ -89,13 +100,7 @@ absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels
     if (options.kv_bytes == 0) return host.status();
     host = HostMemory{};
   }
-  KvPoolRequest request;
-  request.explicit_bytes = options.kv_bytes;
-  request.utilization = options.memory_utilization;
-  request.page_bytes = layout.page_bytes;
-  request.page_tokens = layout.page_tokens;
-  request.max_model_len = options.max_model_len;
-  request.max_num_seqs = options.max_num_seqs;
+  KvPoolRequest request = PoolRequest(options, layout);
   request.other_bytes = weight_bytes + (options.swap_directory.empty() ? options.swap_bytes : 0);
   return PlanKvPool(request, *host);
 }

@@ -28,6 +28,9 @@ absl::Status ResolveOptions(const model::ModelConfig& config, RunnerOptions* opt
 // The pages of a runner with resolved options.
 kernels::PageLayout LayoutOf(const model::ModelConfig& config, const RunnerOptions& options);
 
+// What the options ask of a pool; other_bytes is the caller's.
+KvPoolRequest PoolRequest(const RunnerOptions& options, const kernels::PageLayout& layout);
+
 // Pages that fit beside `weight_bytes`.
 absl::StatusOr<KvPoolPlan> PlanPages(const RunnerOptions& options, const kernels::PageLayout& layout,
                                      uint64_t weight_bytes);

@@ -129,13 +129,7 @@ absl::StatusOr<KvPoolPlan> PlanPool(const Shape& s, Device* device, uint64_t hel
   if (info.unified_memory) {
     if (const absl::StatusOr<HostMemory> read = ReadHostMemory(); read.ok()) host = *read;
   }
-  KvPoolRequest request;
-  request.explicit_bytes = s.options.kv_bytes;
-  request.utilization = s.options.memory_utilization;
-  request.page_bytes = s.layout.page_bytes;
-  request.page_tokens = s.layout.page_tokens;
-  request.max_model_len = s.options.max_model_len;
-  request.max_num_seqs = s.options.max_num_seqs;
+  KvPoolRequest request = PoolRequest(s.options, s.layout);
   request.other_bytes = held_bytes;
   if (info.unified_memory && s.options.swap_directory.empty()) {
     request.other_bytes += s.options.swap_bytes;

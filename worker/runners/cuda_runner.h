@@ -24,7 +24,6 @@
 #include "absl/status/status.h"
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/device_batch.h"
-#include "kernels/cuda/pinned_buffer.h"
 #include "kernels/cuda/runtime.h"
 #include "worker/model_runner.h"
 #include "worker/runners/swap_arena.h"

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/worker/engine/cache_mirror.h"
 #include "tests/worker/engine/core_harness.h"
 
 namespace dunlin::testing {
@@ -199,21 +200,6 @@ TEST(EngineSpeculation, WithNoPageLeftADraftStaysInsideThePagesThatThereAre) {
   EXPECT_EQ(a->tokens, std::vector<int32_t>(9, 10));
   EXPECT_EQ(b->tokens, std::vector<int32_t>(9, 10));
 }
-
-// Collects the prefix hashes that are in the cache, as a gateway would.
-class CacheMirror final : public worker::EngineObserver {
- public:
-  void OnStep(int, int, const worker::StepResult&, absl::Duration) override {}
-  void OnScheduled(absl::Duration) override {}
-  void OnFirstToken(absl::Duration) override {}
-  void OnInterTokenLatency(absl::Duration) override {}
-  void OnCancelToFree(absl::Duration) override {}
-  void OnCacheEvents(std::span<const uint64_t> added, std::span<const uint64_t> removed) override {
-    for (const uint64_t h : removed) EXPECT_EQ(hashes.erase(h), 1u);
-    for (const uint64_t h : added) EXPECT_TRUE(hashes.insert(h).second);
-  }
-  std::set<uint64_t> hashes;
-};
 
 TEST(EngineSpeculation, ThePrefixIndexHoldsExactlyThePagesThatItHoldsWithoutIt) {
   uint64_t rejected = 0, accepted = 0;

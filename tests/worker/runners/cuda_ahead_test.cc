@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "kernels/cuda/emulator/emulator.h"
+#include "tests/support/serve_all.h"
 #include "tests/support/status_matchers.h"
 #include "tests/worker/runners/cuda_runner_fixture.h"
 #include "worker/engine/engine_core.h"
@@ -36,18 +36,12 @@ class CudaAheadTest : public CudaRunnerTest {
  protected:
   ~CudaAheadTest() override { kernels::cuda::emulator::SetDeferred(false); }
 
-  struct Answers {
-    std::vector<std::vector<int32_t>> tokens;
-    int64_t steps_ahead = 0;
-    int64_t void_rows = 0;
-  };
   // Five streams of different lengths, some drawn, through three places; those of even number end at `stop` too.
-  Answers Serve(ModelRunner* runner, int32_t stop) {
+  static testing::Answers Serve(ModelRunner* runner, int32_t stop) {
     EngineOptions options;
     options.max_num_seqs = 3;
     options.num_speculative_tokens = 0;
-    const auto core = EngineCore::Create(options, runner, Clock::Real(), nullptr).value();
-    std::vector<std::shared_ptr<TokenStream>> streams;
+    std::vector<NewSequence> sequences;
     for (int i = 0; i < 5; ++i) {
       NewSequence s;
       s.prompt = Prompt(5 + 6 * i, static_cast<unsigned>(i));
@@ -55,25 +49,9 @@ class CudaAheadTest : public CudaRunnerTest {
       if (i % 2 == 0) s.stop_tokens = {stop};
       s.sampling.temperature = i % 2 == 0 ? 0.0f : 0.8f;
       s.sampling.seed = static_cast<uint64_t>(i);
-      s.stream = std::make_shared<TokenStream>();
-      streams.push_back(s.stream);
-      core->Add(std::move(s), Clock::Real()->Now());
+      sequences.push_back(std::move(s));
     }
-    while (core->Step()) {
-      EXPECT_EQ(core->CheckInvariants(), "");
-      core->DeliverEnds();
-    }
-    EXPECT_EQ(core->CheckIdle(), "");
-    Answers answers;
-    for (const auto& stream : streams) {
-      StreamUpdate update;
-      EXPECT_TRUE(stream->Take(&update));
-      EXPECT_TRUE(update.end.has_value());
-      answers.tokens.push_back(update.tokens);
-    }
-    answers.steps_ahead = core->stats().steps_ahead;
-    answers.void_rows = core->stats().void_rows;
-    return answers;
+    return testing::ServeAll(runner, options, std::move(sequences));
   }
 };
 
@@ -82,18 +60,18 @@ TEST_F(CudaAheadTest, TheSameAnswersAsInStep) {
   ASSERT_EQ(runner->info().max_steps_in_flight, 2);
   InStep in_step(runner.get());
   const int32_t stop = Serve(&in_step, 0).tokens[4][8];
-  const Answers want = Serve(&in_step, stop);
-  EXPECT_EQ(want.steps_ahead, 0);
+  const testing::Answers want = Serve(&in_step, stop);
+  EXPECT_EQ(want.stats.steps_ahead, 0u);
   EXPECT_LT(want.tokens[4].size(), 17u) << "it ends early";
   for (const bool eager : {false, true}) {
     SCOPED_TRACE(eager);
     options_.enforce_eager = eager;
     const auto ahead = Cuda();
     kernels::cuda::emulator::SetDeferred(true);
-    const Answers got = Serve(ahead.get(), stop);
+    const testing::Answers got = Serve(ahead.get(), stop);
     kernels::cuda::emulator::SetDeferred(false);
-    EXPECT_GT(got.steps_ahead, 10);
-    EXPECT_GT(got.void_rows, 0);
+    EXPECT_GT(got.stats.steps_ahead, 10u);
+    EXPECT_GT(got.stats.void_rows, 0u);
     EXPECT_EQ(got.tokens, want.tokens);
   }
 }

@@ -6,14 +6,15 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "model/gguf/gguf_file.h"
 #include "model/tokenizer/tokenizer.h"
 #include "tests/support/gguf_builder.h"
+#include "tests/support/serve_all.h"
 #include "tests/support/status_matchers.h"
 #include "tests/support/test_data.h"
 #include "worker/engine/engine_core.h"
@@ -22,17 +23,13 @@
 namespace dunlin::worker {
 namespace {
 
+using testing::Answers;
+
 struct Request {
   std::vector<int32_t> prompt;
   float temperature = 0;
   int num_logprobs = -1;
   uint64_t seed = 0;
-};
-
-struct Answers {
-  std::vector<std::vector<int32_t>> tokens;
-  std::vector<std::vector<float>> logprobs;
-  EngineStats stats;
 };
 
 // All at once in an engine of their own. drafts: per step; 0 = no speculation.
@@ -42,8 +39,7 @@ Answers Run(ModelRunner* runner, const std::vector<Request>& requests, int max_t
   options.num_speculative_tokens = drafts;
   options.drafting = Drafting::kAlways;  // what is drafted must not depend on how fast this machine is
   options.num_scheduler_steps = num_steps;
-  auto core = EngineCore::Create(options, runner, Clock::Real(), nullptr).value();
-  std::vector<std::shared_ptr<TokenStream>> streams;
+  std::vector<NewSequence> sequences;
   for (const Request& r : requests) {
     NewSequence s;
     s.prompt = r.prompt;
@@ -52,25 +48,9 @@ Answers Run(ModelRunner* runner, const std::vector<Request>& requests, int max_t
     s.sampling.top_p = 0.9f;
     s.sampling.seed = r.seed;
     s.num_logprobs = r.num_logprobs;
-    s.stream = std::make_shared<TokenStream>();
-    streams.push_back(s.stream);
-    core->Add(std::move(s), Clock::Real()->Now());
+    sequences.push_back(std::move(s));
   }
-  while (core->Step()) {
-    EXPECT_EQ(core->CheckInvariants(), "");
-    core->DeliverEnds();
-  }
-  EXPECT_EQ(core->CheckIdle(), "");
-  Answers answers;
-  for (const auto& stream : streams) {
-    StreamUpdate update;
-    EXPECT_TRUE(stream->Take(&update));
-    answers.tokens.push_back(update.tokens);
-    answers.logprobs.emplace_back();
-    for (const TokenLogprob& l : update.logprobs) answers.logprobs.back().push_back(l.logprob);
-  }
-  answers.stats = core->stats();
-  return answers;
+  return testing::ServeAll(runner, options, std::move(sequences));
 }
 
 // The requests one by one and plain, against the same together and with drafts.
