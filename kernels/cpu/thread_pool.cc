@@ -25,6 +25,15 @@ inline void Pause() {
 #endif
 }
 
+// Wakes whoever waits for the word to change. notify_all skips the system call where it sees no waiter, so the change must
+// be ordered before its look: a sequentially consistent read-modify-write. A plain store, even a releasing one, may become
+// visible after that look, and a thread that parks in between would never be woken.
+template <typename T>
+void ChangeAndWake(std::atomic<T>* word, T value) {
+  word->exchange(value, std::memory_order_seq_cst);
+  word->notify_all();
+}
+
 // Waits until word differs from seen. *spins: the calling thread's rounds, adapted.
 void SpinThenPark(const std::atomic<uint32_t>& word, uint32_t seen, int* spins) {
   for (int i = 0; i < *spins; ++i) {
@@ -69,8 +78,7 @@ void ThreadPool::RunErased(JobFn fn, void* arg) {
 
 void ThreadPool::Publish(int threads) {
   const uint32_t next = (generation_.load(std::memory_order_relaxed) & ~kActiveMask) + (1u << kActiveBits);
-  generation_.store(next | static_cast<uint32_t>(threads), std::memory_order_release);
-  generation_.notify_all();
+  ChangeAndWake(&generation_, next | static_cast<uint32_t>(threads));
 }
 
 void ThreadPool::SetActive(int threads) {
@@ -83,8 +91,7 @@ void ThreadPool::SetActive(int threads) {
     }
   }
   active_ = threads;
-  wanted_.store(threads, std::memory_order_release);
-  wanted_.notify_all();
+  ChangeAndWake(&wanted_, threads);
 }
 
 void ThreadPool::WorkerLoop(int thread) {
@@ -121,8 +128,7 @@ void ThreadPool::BarrierWait(int thread) {
   const uint32_t seen = barrier_generation_.load(std::memory_order_relaxed);
   if (barrier_arrived_.fetch_add(1, std::memory_order_acq_rel) == threads - 1) {
     barrier_arrived_.store(0, std::memory_order_relaxed);
-    barrier_generation_.fetch_add(1, std::memory_order_release);
-    barrier_generation_.notify_all();
+    ChangeAndWake(&barrier_generation_, seen + 1);  // nobody else changes it before this
   } else {
     SpinThenPark(barrier_generation_, seen, &per_thread_[static_cast<size_t>(thread)].spins);
   }

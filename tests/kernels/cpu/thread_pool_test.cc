@@ -111,6 +111,18 @@ TEST(ThreadPoolTest, IdleWorkersParkAndWakeAgain) {
   }
 }
 
+// The next job comes after every length of gap, some of them just as the worker parks: a wake-up lost there hangs.
+TEST(ThreadPoolTest, AJobThatComesAsTheWorkerParksIsSeen) {
+  ThreadPool pool(2);
+  std::atomic<int> ran{0};
+  for (int job = 0; job < 20000; ++job) {
+    pool.Run([&](ThreadPool::Context&) { ++ran; });
+    for (std::atomic<int> gap{job * 7919 % 10000}; gap > 0; gap.fetch_sub(1, std::memory_order_relaxed)) {
+    }
+  }
+  EXPECT_EQ(ran.load(), 40000);
+}
+
 TEST(ThreadPoolTest, AWorkerThatParkedAtABarrierIsWoken) {
   ThreadPool pool(2);
   std::atomic<int> after{0};
